@@ -169,7 +169,7 @@ func TestUplinksHaveTheMTUAndSegmentationAskedFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"tcp-segmentation-offload: off", "generic-segmentation-offload: off"} {
+		for _, want := range []string{"tx-tcp-segmentation: off", "tx-tcp6-segmentation: off", "generic-segmentation-offload: off"} {
 			if !strings.Contains(string(features), want) {
 				t.Errorf("%s: no %q in %s", tc.device, want, features)
 			}
