@@ -27,7 +27,7 @@ require (
 	google.golang.org/grpc v1.85.0
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2
 	google.golang.org/protobuf v1.36.12
-	k8s.io/apimachinery v0.35.3
+	k8s.io/apimachinery v0.37.2
 	libvirt.org/go/libvirt v1.12005.0
 	libvirt.org/go/libvirtxml v1.12005.0
 	oras.land/oras-go/v2 v2.6.4
@@ -43,7 +43,7 @@ require (
 	github.com/eapache/channels v1.1.0 // indirect
 	github.com/eapache/queue v1.1.0 // indirect
 	github.com/fsnotify/fsnotify v1.9.0 // indirect
-	github.com/fxamacker/cbor/v2 v2.9.0 // indirect
+	github.com/fxamacker/cbor/v2 v2.9.1 // indirect
 	github.com/hashicorp/hcl v1.0.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/josharian/native v1.1.0 // indirect
