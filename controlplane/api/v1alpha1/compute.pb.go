@@ -877,8 +877,12 @@ type MachineStatus struct {
 	Volumes            []*MachineVolumeStatus    `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// The pool that the machine is placed on.
 	MachinePoolRef *LocalRef `protobuf:"bytes,7,opt,name=machine_pool_ref,json=machinePoolRef,proto3" json:"machine_pool_ref,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Uid of the machine this is about: a re-created machine never inherits a status.
+	MachineUid string `protobuf:"bytes,8,opt,name=machine_uid,json=machineUid,proto3" json:"machine_uid,omitempty"`
+	// The host has let go of everything that belonged to the machine.
+	Gone          bool `protobuf:"varint,9,opt,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MachineStatus) Reset() {
@@ -958,6 +962,20 @@ func (x *MachineStatus) GetMachinePoolRef() *LocalRef {
 		return x.MachinePoolRef
 	}
 	return nil
+}
+
+func (x *MachineStatus) GetMachineUid() string {
+	if x != nil {
+		return x.MachineUid
+	}
+	return ""
+}
+
+func (x *MachineStatus) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
 }
 
 // MachineInterfaceStatus is one attached interface.
@@ -1261,7 +1279,7 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\tLocalDisk\x12\x1d\n" +
 	"\n" +
 	"size_limit\x18\x01 \x01(\tR\tsizeLimit\x12\x14\n" +
-	"\x05image\x18\x02 \x01(\tR\x05image\"\x8a\x03\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\"\xbf\x03\n" +
 	"\rMachineStatus\x12\x1d\n" +
 	"\n" +
 	"machine_id\x18\x01 \x01(\tR\tmachineId\x12\x14\n" +
@@ -1272,7 +1290,10 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"conditions\x12U\n" +
 	"\x12network_interfaces\x18\x05 \x03(\v2&.ingot.v1alpha1.MachineInterfaceStatusR\x11networkInterfaces\x12=\n" +
 	"\avolumes\x18\x06 \x03(\v2#.ingot.v1alpha1.MachineVolumeStatusR\avolumes\x12B\n" +
-	"\x10machine_pool_ref\x18\a \x01(\v2\x18.ingot.v1alpha1.LocalRefR\x0emachinePoolRef\"\xba\x01\n" +
+	"\x10machine_pool_ref\x18\a \x01(\v2\x18.ingot.v1alpha1.LocalRefR\x0emachinePoolRef\x12\x1f\n" +
+	"\vmachine_uid\x18\b \x01(\tR\n" +
+	"machineUid\x12\x12\n" +
+	"\x04gone\x18\t \x01(\bR\x04gone\"\xba\x01\n" +
 	"\x16MachineInterfaceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\tR\x06handle\x12\x14\n" +
