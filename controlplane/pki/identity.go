@@ -4,9 +4,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"regexp"
 	"strings"
-
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"ingot/runtime/fault"
 )
@@ -17,6 +16,9 @@ const (
 	hostsOrg      = "ingot:hosts"
 	projectPrefix = "ingot:project:"
 )
+
+// label is a DNS label (RFC 1123): what users, hosts and projects are called.
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // Role is the sort of bearer.
 type Role string
@@ -50,8 +52,8 @@ func (id Identity) String() string {
 // Validate returns all faults of the identity.
 func (id Identity) Validate() error {
 	var faults fault.Fields
-	if msgs := validation.IsDNS1123Label(id.Name); len(msgs) > 0 {
-		faults.Add("name", "%q: %s", id.Name, strings.Join(msgs, ", "))
+	if !label.MatchString(id.Name) {
+		faults.Add("name", "%q is not a DNS label", id.Name)
 	}
 	switch id.Role {
 	case Admin, Host:
@@ -59,8 +61,8 @@ func (id Identity) Validate() error {
 			faults.Add("project", "an identity of role %s has no project", id.Role)
 		}
 	case Member:
-		if msgs := validation.IsDNS1123Label(id.Project); len(msgs) > 0 {
-			faults.Add("project", "%q: %s", id.Project, strings.Join(msgs, ", "))
+		if !label.MatchString(id.Project) {
+			faults.Add("project", "%q is not a DNS label", id.Project)
 		}
 	default:
 		faults.Add("role", "unknown role %q", id.Role)

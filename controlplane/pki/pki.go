@@ -95,7 +95,9 @@ func (a *Authority) PEM() []byte { return encodeCertificate(a.cert.Raw) }
 func (a *Authority) Hash() [sha256.Size]byte { return Pin(a.cert) }
 
 // Pin is SHA-256 of the public key (PKIX, DER) of a certificate.
-func Pin(cert *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(cert.RawSubjectPublicKeyInfo) }
+func Pin(cert *x509.Certificate) [sha256.Size]byte {
+	return sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+}
 
 // IssueServer certifies a server for names (DNS names and IP addresses). The result is a chain that
 // ends with the authority, because a joining host must see it.
@@ -280,4 +282,3 @@ func serial() *big.Int {
 	}
 	return n
 }
-

@@ -16,7 +16,9 @@ type Change struct {
 
 // A Watcher receives changes of one kind. When its stream ends, Watch again from Revision.
 type Watcher struct {
-	stream   interface{ Recv() (*v1alpha1.WatchResponse, error) }
+	stream interface {
+		Recv() (*v1alpha1.WatchResponse, error)
+	}
 	revision uint64
 }
 
