@@ -43,7 +43,7 @@ func (w *Watcher) Next() (Change, error) {
 		if err != nil {
 			return Change{}, err
 		}
-		change.Reset = change.Reset || m.Reset
+		change.Reset = change.Reset || m.GetReset_()
 		change.Events = append(change.Events, m.Events...)
 		if m.Revision != 0 {
 			change.Revision, w.revision = m.Revision, m.Revision
