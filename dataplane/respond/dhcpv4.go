@@ -126,8 +126,8 @@ func (p *Port) configure(m *dhcpv4.DHCPv4) {
 	if p.MTU > 0 {
 		m.UpdateOption(dhcpv4.Option{Code: dhcpv4.OptionInterfaceMTU, Value: dhcpv4.Uint16(p.MTU)})
 	}
-	if p.Hostname != "" {
-		m.UpdateOption(dhcpv4.OptHostName(p.Hostname))
+	if name := p.hostname(); name != "" {
+		m.UpdateOption(dhcpv4.OptHostName(name))
 	}
 	if dns := p.resolvers(false); len(dns) > 0 {
 		m.UpdateOption(dhcpv4.OptDNS(netIPs(dns)...))

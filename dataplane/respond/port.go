@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // The gateway of every port, on the link with each machine. Both are served by the host itself.
@@ -33,15 +34,18 @@ type Port struct {
 	GatewayMAC net.HardwareAddr
 	// MTU in bytes of IP; 0 tells none.
 	MTU int
-	// Hostname is told by DHCPv4 when not empty; at most 253 bytes.
+	// Hostname is told by DHCPv4 when not empty; at most 253 bytes. Of a name that is longer than
+	// Linux takes (64) the first label is told.
 	Hostname string
 	// DNS resolvers, at most maxDNS of each family are told.
 	DNS []netip.Addr
 }
 
-// maxDNS keeps a DHCPv4 answer below the 576 bytes that every client accepts (RFC 2131, section 2);
-// resolver libraries use three.
-const maxDNS = 8
+// These keep a DHCPv4 answer below the 576 bytes that every client accepts (RFC 2131, section 2).
+const (
+	maxDNS      = 8 // resolver libraries use three
+	maxHostname = 64
+)
 
 func (p *Port) ipv4() (netip.Addr, bool) {
 	for _, a := range p.Addresses {
@@ -71,6 +75,18 @@ func (p *Port) resolvers(v6 bool) []netip.Addr {
 		}
 	}
 	return out
+}
+
+// hostname returns what a machine can be told to be called, "" for nothing.
+func (p *Port) hostname() string {
+	name := p.Hostname
+	if len(name) > maxHostname {
+		name, _, _ = strings.Cut(name, ".")
+	}
+	if len(name) > maxHostname {
+		return ""
+	}
+	return name
 }
 
 func netIPs(addrs []netip.Addr) []net.IP {
