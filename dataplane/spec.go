@@ -1,8 +1,12 @@
+// Package dataplane turns desired ports, routes and policies into the state of the packet
+// programs in bpf/ and reports what they count. It owns taps, BPF objects and port files; it
+// knows neither the agent nor the API, and never removes a port it was not told to remove.
 package dataplane
 
 import (
 	"net"
 	"net/netip"
+	"time"
 )
 
 // A PortSpec is the desired state of one machine interface on this host.
@@ -110,4 +114,34 @@ type PortStatus struct {
 	// Ready is false while the port is only known, not attached.
 	Ready bool
 	Spec  PortSpec
+}
+
+// PortCounters is the traffic of one port since it was created.
+type PortCounters struct {
+	// PortID is "" for what could not be attributed to a port.
+	PortID string
+	// FromMachine and ToMachine count what was forwarded.
+	FromMachine, ToMachine Traffic
+	// Drops counts packets by the name of the reason; see docs/drop-reasons.md.
+	Drops map[string]uint64
+}
+
+// Traffic is packets (a GSO packet is one) and bytes of the machine's own frames.
+type Traffic struct {
+	Packets, Bytes uint64
+}
+
+// A Flow is one connection of a port.
+type Flow struct {
+	Protocol      uint8
+	Local, Remote netip.AddrPort
+	// Initiator is "machine" or "remote".
+	Initiator string
+	// State is "new", "established", "closing" or "closed".
+	State string
+	// NextHop is the tunnel's remote end; invalid until the machine has sent a packet, or
+	// when the remote is on this host.
+	NextHop netip.Addr
+	// Idle is the age of the last packet, about a second exact.
+	Idle time.Duration
 }

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -24,6 +25,7 @@ const (
 	NetworkPolicy    resource.Kind = "NetworkPolicy"
 	Prefix           resource.Kind = "Prefix"
 	PrefixAllocation resource.Kind = "PrefixAllocation"
+	JoinToken        resource.Kind = "JoinToken"
 )
 
 // The kinds that controllers and hosts own. A companion has the project and name of the object it
@@ -31,14 +33,21 @@ const (
 const (
 	MachinePlacement    resource.Kind = "MachinePlacement"
 	MachineStatus       resource.Kind = "MachineStatus"
+	MachineProgress     resource.Kind = "MachineProgress"
 	MachinePoolStatus   resource.Kind = "MachinePoolStatus"
+	MachinePoolUsage    resource.Kind = "MachinePoolUsage"
+	MachinePoolPresence resource.Kind = "MachinePoolPresence"
 	NetworkStatus       resource.Kind = "NetworkStatus"
+	VNIAllocation       resource.Kind = "VNIAllocation"
 	InterfaceStatus     resource.Kind = "InterfaceStatus"
 	NetworkPolicyStatus resource.Kind = "NetworkPolicyStatus"
 	PrefixStatus        resource.Kind = "PrefixStatus"
 	CompiledPolicy      resource.Kind = "CompiledPolicy"
 	HostMachine         resource.Kind = "HostMachine"
 	HostInterface       resource.Kind = "HostInterface"
+	JoinTokenStatus     resource.Kind = "JoinTokenStatus"
+	Request             resource.Kind = "Request"
+	ServerState         resource.Kind = "ServerState"
 )
 
 // The groups of apiVersion.
@@ -53,13 +62,16 @@ const (
 // Index names; the value of each is given beside it.
 const (
 	ByHost      = "host"      // HostMachine, HostInterface: host name
+	ByUID       = "uid"       // HostMachine, HostInterface: uid of the Machine or NetworkInterface
+	ByAddress   = "address"   // InterfaceStatus: <vni>/<ip>
+	ByMAC       = "mac"       // InterfaceStatus: <vni>/<mac>
 	ByPool      = "pool"      // MachinePlacement: pool name
 	ByClass     = "class"     // Machine: class name
 	ByNetwork   = "network"   // NetworkInterface, NetworkPolicy: network name (within the project)
 	ByMachine   = "machine"   // NetworkInterface: machine name (within the project)
 	ByParent    = "parent"    // Prefix: parent's name; PrefixAllocation: uid of the Prefix it is part of
 	ByHolder    = "holder"    // PrefixAllocation: uid of the object that holds it
-	ByInterface = "interface" // CompiledPolicy: uid of the interface
+	ByInterface = "interface" // CompiledPolicy: uid of the interface; Machine: names of its interfaces (within the project)
 	ByInvolved  = "involved"  // Event: uid of the object it speaks of
 	BySecret    = "secret"    // Machine: name of the secret that it refers to (within the project)
 )
@@ -117,12 +129,15 @@ var infos = []Info{
 		Group: computeGroup, Plural: "machineclasses", Short: []string{"mc"}, Flat: true},
 	{Definition: resource.Definition{Kind: MachinePool, New: message[v1alpha1.MachinePoolSpec](), Global: true},
 		Group: computeGroup, Plural: "machinepools", Short: []string{"mp", "pool", "host"},
-		Status: message[v1alpha1.MachinePoolStatus](), Companions: []resource.Kind{MachinePoolStatus}},
+		Status: message[v1alpha1.MachinePoolStatus](), Companions: []resource.Kind{MachinePoolStatus, MachinePoolPresence, MachinePoolUsage}},
 	{Definition: resource.Definition{Kind: Machine, New: message[v1alpha1.MachineSpec](), Indexes: indexes{
 		ByClass:  one(func(s *v1alpha1.MachineSpec) string { return s.GetMachineClassRef().GetName() }),
 		BySecret: one(func(s *v1alpha1.MachineSpec) string { return s.GetIgnitionRef().GetName() }),
+		ByInterface: func(r *resource.Resource) []string {
+			return InterfaceNames(r.Name, r.Spec.(*v1alpha1.MachineSpec))
+		},
 	}}, Group: computeGroup, Plural: "machines", Short: []string{"m", "vm"},
-		Status: message[v1alpha1.MachineStatus](), Companions: []resource.Kind{MachineStatus, MachinePlacement}},
+		Status: message[v1alpha1.MachineStatus](), Companions: []resource.Kind{MachineStatus, MachinePlacement, MachineProgress}},
 
 	{Definition: resource.Definition{Kind: Network, New: message[v1alpha1.NetworkSpec]()},
 		Group: networkingGroup, Plural: "networks", Short: []string{"net"},
@@ -145,14 +160,37 @@ var infos = []Info{
 		ByParent: one((*v1alpha1.PrefixAllocationSpec).GetPrefixUid),
 		ByHolder: one((*v1alpha1.PrefixAllocationSpec).GetHolderUid),
 	}}, Group: ipamGroup, Plural: "prefixallocations", Short: []string{"pa"}, ReadOnly: true},
+	{Definition: resource.Definition{Kind: JoinToken, New: message[v1alpha1.JoinTokenSpec](), Global: true},
+		Group: coreGroup, Plural: "jointokens",
+		Status: message[v1alpha1.JoinTokenStatus](), Companions: []resource.Kind{JoinTokenStatus}},
 
 	{Definition: resource.Definition{Kind: MachinePlacement, New: message[v1alpha1.MachinePlacementSpec](), Indexes: indexes{
 		ByPool: one((*v1alpha1.MachinePlacementSpec).GetPool),
 	}}},
 	{Definition: resource.Definition{Kind: MachineStatus, New: message[v1alpha1.MachineStatus]()}},
 	{Definition: resource.Definition{Kind: MachinePoolStatus, New: message[v1alpha1.MachinePoolStatus](), Global: true}},
+	{Definition: resource.Definition{Kind: MachineProgress, New: message[v1alpha1.MachineProgressSpec]()}},
+	{Definition: resource.Definition{Kind: MachinePoolUsage, New: message[v1alpha1.MachinePoolUsageSpec](), Global: true}},
+	{Definition: resource.Definition{Kind: MachinePoolPresence, New: message[v1alpha1.MachinePoolPresenceSpec](), Global: true}},
+	{Definition: resource.Definition{Kind: VNIAllocation, New: message[v1alpha1.VNIAllocationSpec](), Global: true}},
 	{Definition: resource.Definition{Kind: NetworkStatus, New: message[v1alpha1.NetworkStatus]()}},
-	{Definition: resource.Definition{Kind: InterfaceStatus, New: message[v1alpha1.NetworkInterfaceStatus]()}},
+	{Definition: resource.Definition{Kind: InterfaceStatus, New: message[v1alpha1.NetworkInterfaceStatus](), Indexes: indexes{
+		ByAddress: func(r *resource.Resource) []string {
+			s := r.Spec.(*v1alpha1.NetworkInterfaceStatus)
+			keys := make([]string, len(s.GetIps()))
+			for i, ip := range s.GetIps() {
+				keys[i] = InNetwork(s.GetVni(), ip)
+			}
+			return keys
+		},
+		ByMAC: func(r *resource.Resource) []string {
+			s := r.Spec.(*v1alpha1.NetworkInterfaceStatus)
+			if s.GetMac() == "" {
+				return nil
+			}
+			return []string{InNetwork(s.GetVni(), s.GetMac())}
+		},
+	}}},
 	{Definition: resource.Definition{Kind: NetworkPolicyStatus, New: message[v1alpha1.NetworkPolicyStatus]()}},
 	{Definition: resource.Definition{Kind: PrefixStatus, New: message[v1alpha1.PrefixStatus]()}},
 	{Definition: resource.Definition{Kind: CompiledPolicy, New: message[v1alpha1.CompiledPolicySpec](), Indexes: indexes{
@@ -160,11 +198,37 @@ var infos = []Info{
 	}}},
 	{Definition: resource.Definition{Kind: HostMachine, New: message[v1alpha1.HostMachineSpec](), Sealed: true, Indexes: indexes{
 		ByHost: one((*v1alpha1.HostMachineSpec).GetHost),
+		ByUID:  one((*v1alpha1.HostMachineSpec).GetUid),
 	}}},
 	{Definition: resource.Definition{Kind: HostInterface, New: message[v1alpha1.HostInterfaceSpec](), Indexes: indexes{
 		ByHost: one((*v1alpha1.HostInterfaceSpec).GetHost),
+		ByUID:  one((*v1alpha1.HostInterfaceSpec).GetUid),
 	}}},
+	{Definition: resource.Definition{Kind: JoinTokenStatus, New: message[v1alpha1.JoinTokenStatus](), Global: true}},
+	{Definition: resource.Definition{Kind: Request, New: message[v1alpha1.RequestSpec](), Global: true}},
+	{Definition: resource.Definition{Kind: ServerState, New: message[v1alpha1.ServerStateSpec](), Global: true}},
 }
+
+// InterfaceName is the NetworkInterface that nic of the machine is attached to: the one it refers
+// to, or <machine>-<nic> for one that is made with the machine.
+func InterfaceName(machine string, nic *v1alpha1.MachineInterface) string {
+	if ref := nic.GetNetworkInterfaceRef().GetName(); ref != "" {
+		return ref
+	}
+	return machine + "-" + nic.GetName()
+}
+
+// InterfaceNames are those of all NICs of the machine, in order.
+func InterfaceNames(machine string, spec *v1alpha1.MachineSpec) []string {
+	names := make([]string, len(spec.GetNetworkInterfaces()))
+	for i, nic := range spec.GetNetworkInterfaces() {
+		names[i] = InterfaceName(machine, nic)
+	}
+	return names
+}
+
+// InNetwork is the index value of an address, IP or MAC, within the network with vni.
+func InNetwork(vni uint32, address string) string { return fmt.Sprintf("%d/%s", vni, address) }
 
 // Kinds returns all kinds, those of users first, in the order in which one may refer to another.
 func Kinds() []Info { return infos }

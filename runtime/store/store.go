@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 
 	"ingot/runtime/resource"
 )
@@ -20,9 +21,9 @@ type Store interface {
 	// Errors: fault.Conflict (a compare or a Put's revision did not hold), fault.Exists,
 	// fault.NotFound, fault.Denied (owned by another), fault.Invalid.
 	Txn(ctx context.Context, tx Txn) (Result, error)
-	// Watch delivers changes after revision from that match any query; from 0 delivers the present
-	// state first. A watcher that is slow gets the newest state of each object, never an overrun.
-	// When from is too old to resume, the first batch is a full state with Reset set.
+	// Watch delivers changes after revision from that match any query. From 0, and when from is too
+	// old to resume, the first batch is the present state with Reset set. A watcher that is slow gets
+	// the newest state of each object, never an overrun.
 	Watch(ctx context.Context, from uint64, queries ...Query) (Watcher, error)
 	// Revision is that of the last committed transaction.
 	Revision() uint64
@@ -83,6 +84,15 @@ const (
 	RemoveFinalizer
 )
 
+// String is the verb.
+func (t OpType) String() string {
+	verbs := [...]string{"create", "update", "delete", "add finalizer to", "remove finalizer from"}
+	if int(t) < len(verbs) {
+		return verbs[t]
+	}
+	return fmt.Sprintf("operation %d", t)
+}
+
 // An Op is one operation of a transaction.
 type Op struct {
 	Type OpType
@@ -102,12 +112,16 @@ type Result struct {
 
 // A Watcher delivers batches until its context ends.
 type Watcher interface {
-	// Next blocks for the next batch; it returns the context's error at the end.
+	// Next blocks for the next batch; it returns the context's error at the end. One at a time.
 	Next(ctx context.Context) (Batch, error)
+	// Revision is that up to which Next has delivered everything: where to resume from. Unlike
+	// that of the last batch it moves on while nothing that matches happens.
+	Revision() uint64
 	Close()
 }
 
-// A Batch is a set of changes up to and including Revision.
+// A Batch is a set of changes up to and including Revision, in the order they were made. No
+// transaction is ever torn between two batches.
 type Batch struct {
 	Revision uint64
 	// Reset says that Events are the whole present state: what is not among them is gone.
@@ -115,9 +129,10 @@ type Batch struct {
 	Events []Event
 }
 
-// An Event is the newest state of one resource.
+// An Event is the newest state of one resource; one that was re-created gives two, of two UIDs.
 type Event struct {
 	Resource *resource.Resource
-	// Deleted says that the resource is gone; Resource is its last state.
+	// Deleted says that the resource is gone, or out of what is watched; Resource is the last state
+	// that was in it.
 	Deleted bool
 }

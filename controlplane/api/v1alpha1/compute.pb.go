@@ -9,6 +9,7 @@ package v1alpha1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -877,8 +878,12 @@ type MachineStatus struct {
 	Volumes            []*MachineVolumeStatus    `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// The pool that the machine is placed on.
 	MachinePoolRef *LocalRef `protobuf:"bytes,7,opt,name=machine_pool_ref,json=machinePoolRef,proto3" json:"machine_pool_ref,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Uid of the machine this is about: a re-created machine never inherits a status.
+	MachineUid string `protobuf:"bytes,8,opt,name=machine_uid,json=machineUid,proto3" json:"machine_uid,omitempty"`
+	// The host has let go of everything that belonged to the machine.
+	Gone          bool `protobuf:"varint,9,opt,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MachineStatus) Reset() {
@@ -958,6 +963,20 @@ func (x *MachineStatus) GetMachinePoolRef() *LocalRef {
 		return x.MachinePoolRef
 	}
 	return nil
+}
+
+func (x *MachineStatus) GetMachineUid() string {
+	if x != nil {
+		return x.MachineUid
+	}
+	return ""
+}
+
+func (x *MachineStatus) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
 }
 
 // MachineInterfaceStatus is one attached interface.
@@ -1182,11 +1201,176 @@ func (x *MachinePlacementSpec) GetRefused() map[string]string {
 	return nil
 }
 
+// MachineProgressSpec is owned by the host view: what a machine waits for before its host can be
+// told of it.
+type MachineProgressSpec struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	MachineUid string                 `protobuf:"bytes,1,opt,name=machine_uid,json=machineUid,proto3" json:"machine_uid,omitempty"`
+	// Condition Prepared.
+	Conditions    []*Condition `protobuf:"bytes,2,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineProgressSpec) Reset() {
+	*x = MachineProgressSpec{}
+	mi := &file_ingot_v1alpha1_compute_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineProgressSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineProgressSpec) ProtoMessage() {}
+
+func (x *MachineProgressSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_compute_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineProgressSpec.ProtoReflect.Descriptor instead.
+func (*MachineProgressSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_compute_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MachineProgressSpec) GetMachineUid() string {
+	if x != nil {
+		return x.MachineUid
+	}
+	return ""
+}
+
+func (x *MachineProgressSpec) GetConditions() []*Condition {
+	if x != nil {
+		return x.Conditions
+	}
+	return nil
+}
+
+// MachinePoolUsageSpec is owned by the scheduler and changes with every placement on the pool, in
+// the same transaction: comparing its revision is what keeps two schedulers from placing at once.
+type MachinePoolUsageSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sum of the resources of all placements on the pool.
+	Used map[string]string `protobuf:"bytes,1,rep,name=used,proto3" json:"used,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Counts how often something was given back.
+	Released      uint64 `protobuf:"varint,2,opt,name=released,proto3" json:"released,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachinePoolUsageSpec) Reset() {
+	*x = MachinePoolUsageSpec{}
+	mi := &file_ingot_v1alpha1_compute_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachinePoolUsageSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachinePoolUsageSpec) ProtoMessage() {}
+
+func (x *MachinePoolUsageSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_compute_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachinePoolUsageSpec.ProtoReflect.Descriptor instead.
+func (*MachinePoolUsageSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_compute_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *MachinePoolUsageSpec) GetUsed() map[string]string {
+	if x != nil {
+		return x.Used
+	}
+	return nil
+}
+
+func (x *MachinePoolUsageSpec) GetReleased() uint64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
+// MachinePoolPresenceSpec is owned by the presence controller: whether the host is heard of.
+type MachinePoolPresenceSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Online or Offline.
+	State         string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachinePoolPresenceSpec) Reset() {
+	*x = MachinePoolPresenceSpec{}
+	mi := &file_ingot_v1alpha1_compute_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachinePoolPresenceSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachinePoolPresenceSpec) ProtoMessage() {}
+
+func (x *MachinePoolPresenceSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_compute_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachinePoolPresenceSpec.ProtoReflect.Descriptor instead.
+func (*MachinePoolPresenceSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_compute_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *MachinePoolPresenceSpec) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *MachinePoolPresenceSpec) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 var File_ingot_v1alpha1_compute_proto protoreflect.FileDescriptor
 
 const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\n" +
-	"\x1cingot/v1alpha1/compute.proto\x12\x0eingot.v1alpha1\x1a\x19ingot/v1alpha1/meta.proto\x1a\x1fingot/v1alpha1/networking.proto\"\xab\x01\n" +
+	"\x1cingot/v1alpha1/compute.proto\x12\x0eingot.v1alpha1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19ingot/v1alpha1/meta.proto\x1a\x1fingot/v1alpha1/networking.proto\"\xab\x01\n" +
 	"\x10MachineClassSpec\x12V\n" +
 	"\fcapabilities\x18\x01 \x03(\v22.ingot.v1alpha1.MachineClassSpec.CapabilitiesEntryR\fcapabilities\x1a?\n" +
 	"\x11CapabilitiesEntry\x12\x10\n" +
@@ -1261,7 +1445,7 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\tLocalDisk\x12\x1d\n" +
 	"\n" +
 	"size_limit\x18\x01 \x01(\tR\tsizeLimit\x12\x14\n" +
-	"\x05image\x18\x02 \x01(\tR\x05image\"\x8a\x03\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\"\xbf\x03\n" +
 	"\rMachineStatus\x12\x1d\n" +
 	"\n" +
 	"machine_id\x18\x01 \x01(\tR\tmachineId\x12\x14\n" +
@@ -1272,7 +1456,10 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"conditions\x12U\n" +
 	"\x12network_interfaces\x18\x05 \x03(\v2&.ingot.v1alpha1.MachineInterfaceStatusR\x11networkInterfaces\x12=\n" +
 	"\avolumes\x18\x06 \x03(\v2#.ingot.v1alpha1.MachineVolumeStatusR\avolumes\x12B\n" +
-	"\x10machine_pool_ref\x18\a \x01(\v2\x18.ingot.v1alpha1.LocalRefR\x0emachinePoolRef\"\xba\x01\n" +
+	"\x10machine_pool_ref\x18\a \x01(\v2\x18.ingot.v1alpha1.LocalRefR\x0emachinePoolRef\x12\x1f\n" +
+	"\vmachine_uid\x18\b \x01(\tR\n" +
+	"machineUid\x12\x12\n" +
+	"\x04gone\x18\t \x01(\bR\x04gone\"\xba\x01\n" +
 	"\x16MachineInterfaceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\tR\x06handle\x12\x14\n" +
@@ -1297,7 +1484,22 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B!Z\x1fingot/controlplane/api/v1alpha1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"q\n" +
+	"\x13MachineProgressSpec\x12\x1f\n" +
+	"\vmachine_uid\x18\x01 \x01(\tR\n" +
+	"machineUid\x129\n" +
+	"\n" +
+	"conditions\x18\x02 \x03(\v2\x19.ingot.v1alpha1.ConditionR\n" +
+	"conditions\"\xaf\x01\n" +
+	"\x14MachinePoolUsageSpec\x12B\n" +
+	"\x04used\x18\x01 \x03(\v2..ingot.v1alpha1.MachinePoolUsageSpec.UsedEntryR\x04used\x12\x1a\n" +
+	"\breleased\x18\x02 \x01(\x04R\breleased\x1a7\n" +
+	"\tUsedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
+	"\x17MachinePoolPresenceSpec\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05sinceB!Z\x1fingot/controlplane/api/v1alpha1b\x06proto3"
 
 var (
 	file_ingot_v1alpha1_compute_proto_rawDescOnce sync.Once
@@ -1311,7 +1513,7 @@ func file_ingot_v1alpha1_compute_proto_rawDescGZIP() []byte {
 	return file_ingot_v1alpha1_compute_proto_rawDescData
 }
 
-var file_ingot_v1alpha1_compute_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_ingot_v1alpha1_compute_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_ingot_v1alpha1_compute_proto_goTypes = []any{
 	(*MachineClassSpec)(nil),         // 0: ingot.v1alpha1.MachineClassSpec
 	(*MachinePoolSpec)(nil),          // 1: ingot.v1alpha1.MachinePoolSpec
@@ -1330,54 +1532,62 @@ var file_ingot_v1alpha1_compute_proto_goTypes = []any{
 	(*MachineInterfaceStatus)(nil),   // 14: ingot.v1alpha1.MachineInterfaceStatus
 	(*MachineVolumeStatus)(nil),      // 15: ingot.v1alpha1.MachineVolumeStatus
 	(*MachinePlacementSpec)(nil),     // 16: ingot.v1alpha1.MachinePlacementSpec
-	nil,                              // 17: ingot.v1alpha1.MachineClassSpec.CapabilitiesEntry
-	nil,                              // 18: ingot.v1alpha1.MachinePoolStatus.CapacityEntry
-	nil,                              // 19: ingot.v1alpha1.MachinePoolStatus.AllocatableEntry
-	nil,                              // 20: ingot.v1alpha1.MachineSpec.MachinePoolSelectorEntry
-	nil,                              // 21: ingot.v1alpha1.MachinePlacementSpec.ResourcesEntry
-	nil,                              // 22: ingot.v1alpha1.MachinePlacementSpec.RefusedEntry
-	(*Condition)(nil),                // 23: ingot.v1alpha1.Condition
-	(*LocalRef)(nil),                 // 24: ingot.v1alpha1.LocalRef
-	(*KeyRef)(nil),                   // 25: ingot.v1alpha1.KeyRef
-	(*TemplateMeta)(nil),             // 26: ingot.v1alpha1.TemplateMeta
-	(*NetworkInterfaceSpec)(nil),     // 27: ingot.v1alpha1.NetworkInterfaceSpec
+	(*MachineProgressSpec)(nil),      // 17: ingot.v1alpha1.MachineProgressSpec
+	(*MachinePoolUsageSpec)(nil),     // 18: ingot.v1alpha1.MachinePoolUsageSpec
+	(*MachinePoolPresenceSpec)(nil),  // 19: ingot.v1alpha1.MachinePoolPresenceSpec
+	nil,                              // 20: ingot.v1alpha1.MachineClassSpec.CapabilitiesEntry
+	nil,                              // 21: ingot.v1alpha1.MachinePoolStatus.CapacityEntry
+	nil,                              // 22: ingot.v1alpha1.MachinePoolStatus.AllocatableEntry
+	nil,                              // 23: ingot.v1alpha1.MachineSpec.MachinePoolSelectorEntry
+	nil,                              // 24: ingot.v1alpha1.MachinePlacementSpec.ResourcesEntry
+	nil,                              // 25: ingot.v1alpha1.MachinePlacementSpec.RefusedEntry
+	nil,                              // 26: ingot.v1alpha1.MachinePoolUsageSpec.UsedEntry
+	(*Condition)(nil),                // 27: ingot.v1alpha1.Condition
+	(*LocalRef)(nil),                 // 28: ingot.v1alpha1.LocalRef
+	(*KeyRef)(nil),                   // 29: ingot.v1alpha1.KeyRef
+	(*TemplateMeta)(nil),             // 30: ingot.v1alpha1.TemplateMeta
+	(*NetworkInterfaceSpec)(nil),     // 31: ingot.v1alpha1.NetworkInterfaceSpec
+	(*timestamppb.Timestamp)(nil),    // 32: google.protobuf.Timestamp
 }
 var file_ingot_v1alpha1_compute_proto_depIdxs = []int32{
-	17, // 0: ingot.v1alpha1.MachineClassSpec.capabilities:type_name -> ingot.v1alpha1.MachineClassSpec.CapabilitiesEntry
+	20, // 0: ingot.v1alpha1.MachineClassSpec.capabilities:type_name -> ingot.v1alpha1.MachineClassSpec.CapabilitiesEntry
 	2,  // 1: ingot.v1alpha1.MachinePoolSpec.taints:type_name -> ingot.v1alpha1.Taint
-	23, // 2: ingot.v1alpha1.MachinePoolStatus.conditions:type_name -> ingot.v1alpha1.Condition
-	24, // 3: ingot.v1alpha1.MachinePoolStatus.available_machine_classes:type_name -> ingot.v1alpha1.LocalRef
+	27, // 2: ingot.v1alpha1.MachinePoolStatus.conditions:type_name -> ingot.v1alpha1.Condition
+	28, // 3: ingot.v1alpha1.MachinePoolStatus.available_machine_classes:type_name -> ingot.v1alpha1.LocalRef
 	5,  // 4: ingot.v1alpha1.MachinePoolStatus.addresses:type_name -> ingot.v1alpha1.PoolAddress
-	18, // 5: ingot.v1alpha1.MachinePoolStatus.capacity:type_name -> ingot.v1alpha1.MachinePoolStatus.CapacityEntry
-	19, // 6: ingot.v1alpha1.MachinePoolStatus.allocatable:type_name -> ingot.v1alpha1.MachinePoolStatus.AllocatableEntry
-	24, // 7: ingot.v1alpha1.MachineSpec.machine_class_ref:type_name -> ingot.v1alpha1.LocalRef
-	20, // 8: ingot.v1alpha1.MachineSpec.machine_pool_selector:type_name -> ingot.v1alpha1.MachineSpec.MachinePoolSelectorEntry
-	24, // 9: ingot.v1alpha1.MachineSpec.machine_pool_ref:type_name -> ingot.v1alpha1.LocalRef
+	21, // 5: ingot.v1alpha1.MachinePoolStatus.capacity:type_name -> ingot.v1alpha1.MachinePoolStatus.CapacityEntry
+	22, // 6: ingot.v1alpha1.MachinePoolStatus.allocatable:type_name -> ingot.v1alpha1.MachinePoolStatus.AllocatableEntry
+	28, // 7: ingot.v1alpha1.MachineSpec.machine_class_ref:type_name -> ingot.v1alpha1.LocalRef
+	23, // 8: ingot.v1alpha1.MachineSpec.machine_pool_selector:type_name -> ingot.v1alpha1.MachineSpec.MachinePoolSelectorEntry
+	28, // 9: ingot.v1alpha1.MachineSpec.machine_pool_ref:type_name -> ingot.v1alpha1.LocalRef
 	8,  // 10: ingot.v1alpha1.MachineSpec.network_interfaces:type_name -> ingot.v1alpha1.MachineInterface
 	11, // 11: ingot.v1alpha1.MachineSpec.volumes:type_name -> ingot.v1alpha1.MachineVolume
-	25, // 12: ingot.v1alpha1.MachineSpec.ignition_ref:type_name -> ingot.v1alpha1.KeyRef
+	29, // 12: ingot.v1alpha1.MachineSpec.ignition_ref:type_name -> ingot.v1alpha1.KeyRef
 	3,  // 13: ingot.v1alpha1.MachineSpec.tolerations:type_name -> ingot.v1alpha1.Toleration
 	7,  // 14: ingot.v1alpha1.MachineSpec.guest_config:type_name -> ingot.v1alpha1.GuestConfig
-	24, // 15: ingot.v1alpha1.MachineInterface.network_interface_ref:type_name -> ingot.v1alpha1.LocalRef
+	28, // 15: ingot.v1alpha1.MachineInterface.network_interface_ref:type_name -> ingot.v1alpha1.LocalRef
 	9,  // 16: ingot.v1alpha1.MachineInterface.ephemeral:type_name -> ingot.v1alpha1.EphemeralInterface
 	10, // 17: ingot.v1alpha1.EphemeralInterface.network_interface_template:type_name -> ingot.v1alpha1.NetworkInterfaceTemplate
-	26, // 18: ingot.v1alpha1.NetworkInterfaceTemplate.metadata:type_name -> ingot.v1alpha1.TemplateMeta
-	27, // 19: ingot.v1alpha1.NetworkInterfaceTemplate.spec:type_name -> ingot.v1alpha1.NetworkInterfaceSpec
+	30, // 18: ingot.v1alpha1.NetworkInterfaceTemplate.metadata:type_name -> ingot.v1alpha1.TemplateMeta
+	31, // 19: ingot.v1alpha1.NetworkInterfaceTemplate.spec:type_name -> ingot.v1alpha1.NetworkInterfaceSpec
 	12, // 20: ingot.v1alpha1.MachineVolume.local_disk:type_name -> ingot.v1alpha1.LocalDisk
 	12, // 21: ingot.v1alpha1.MachineVolume.empty_disk:type_name -> ingot.v1alpha1.LocalDisk
-	23, // 22: ingot.v1alpha1.MachineStatus.conditions:type_name -> ingot.v1alpha1.Condition
+	27, // 22: ingot.v1alpha1.MachineStatus.conditions:type_name -> ingot.v1alpha1.Condition
 	14, // 23: ingot.v1alpha1.MachineStatus.network_interfaces:type_name -> ingot.v1alpha1.MachineInterfaceStatus
 	15, // 24: ingot.v1alpha1.MachineStatus.volumes:type_name -> ingot.v1alpha1.MachineVolumeStatus
-	24, // 25: ingot.v1alpha1.MachineStatus.machine_pool_ref:type_name -> ingot.v1alpha1.LocalRef
-	24, // 26: ingot.v1alpha1.MachineInterfaceStatus.network_interface_ref:type_name -> ingot.v1alpha1.LocalRef
-	21, // 27: ingot.v1alpha1.MachinePlacementSpec.resources:type_name -> ingot.v1alpha1.MachinePlacementSpec.ResourcesEntry
-	23, // 28: ingot.v1alpha1.MachinePlacementSpec.conditions:type_name -> ingot.v1alpha1.Condition
-	22, // 29: ingot.v1alpha1.MachinePlacementSpec.refused:type_name -> ingot.v1alpha1.MachinePlacementSpec.RefusedEntry
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	28, // 25: ingot.v1alpha1.MachineStatus.machine_pool_ref:type_name -> ingot.v1alpha1.LocalRef
+	28, // 26: ingot.v1alpha1.MachineInterfaceStatus.network_interface_ref:type_name -> ingot.v1alpha1.LocalRef
+	24, // 27: ingot.v1alpha1.MachinePlacementSpec.resources:type_name -> ingot.v1alpha1.MachinePlacementSpec.ResourcesEntry
+	27, // 28: ingot.v1alpha1.MachinePlacementSpec.conditions:type_name -> ingot.v1alpha1.Condition
+	25, // 29: ingot.v1alpha1.MachinePlacementSpec.refused:type_name -> ingot.v1alpha1.MachinePlacementSpec.RefusedEntry
+	27, // 30: ingot.v1alpha1.MachineProgressSpec.conditions:type_name -> ingot.v1alpha1.Condition
+	26, // 31: ingot.v1alpha1.MachinePoolUsageSpec.used:type_name -> ingot.v1alpha1.MachinePoolUsageSpec.UsedEntry
+	32, // 32: ingot.v1alpha1.MachinePoolPresenceSpec.since:type_name -> google.protobuf.Timestamp
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1alpha1_compute_proto_init() }
@@ -1393,7 +1603,7 @@ func file_ingot_v1alpha1_compute_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1alpha1_compute_proto_rawDesc), len(file_ingot_v1alpha1_compute_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -282,6 +282,241 @@ func (x *EventSpec) GetLastTimestamp() *timestamppb.Timestamp {
 	return nil
 }
 
+// JoinTokenSpec lets one host in, once. The token itself is known only to whoever made it.
+type JoinTokenSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name that the host gets.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// SHA-256 of the token's secret.
+	SecretHash []byte `protobuf:"bytes,2,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"`
+	// The token is worthless from then on.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinTokenSpec) Reset() {
+	*x = JoinTokenSpec{}
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinTokenSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinTokenSpec) ProtoMessage() {}
+
+func (x *JoinTokenSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinTokenSpec.ProtoReflect.Descriptor instead.
+func (*JoinTokenSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_core_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *JoinTokenSpec) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *JoinTokenSpec) GetSecretHash() []byte {
+	if x != nil {
+		return x.SecretHash
+	}
+	return nil
+}
+
+func (x *JoinTokenSpec) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+// JoinTokenStatus exists once the token was used; owned by the server.
+type JoinTokenStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the public key (PKIX, DER) that was certified. A retry with this key succeeds.
+	KeyHash       []byte                 `protobuf:"bytes,1,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
+	Used          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinTokenStatus) Reset() {
+	*x = JoinTokenStatus{}
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinTokenStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinTokenStatus) ProtoMessage() {}
+
+func (x *JoinTokenStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinTokenStatus.ProtoReflect.Descriptor instead.
+func (*JoinTokenStatus) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_core_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *JoinTokenStatus) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *JoinTokenStatus) GetUsed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Used
+	}
+	return nil
+}
+
+// RequestSpec remembers a Create with a request id for as long as it may be retried; owned by the server.
+type RequestSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was created.
+	Kind      string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 of the request: the id of one request cannot be used for another.
+	Digest        []byte `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestSpec) Reset() {
+	*x = RequestSpec{}
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestSpec) ProtoMessage() {}
+
+func (x *RequestSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestSpec.ProtoReflect.Descriptor instead.
+func (*RequestSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_core_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RequestSpec) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RequestSpec) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RequestSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RequestSpec) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// ServerStateSpec is what the server keeps about itself. The object's uid is the epoch of the store.
+type ServerStateSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version that made the store.
+	Version       string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerStateSpec) Reset() {
+	*x = ServerStateSpec{}
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerStateSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerStateSpec) ProtoMessage() {}
+
+func (x *ServerStateSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerStateSpec.ProtoReflect.Descriptor instead.
+func (*ServerStateSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_core_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ServerStateSpec) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 // ObjectRef names any object.
 type ObjectRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -295,7 +530,7 @@ type ObjectRef struct {
 
 func (x *ObjectRef) Reset() {
 	*x = ObjectRef{}
-	mi := &file_ingot_v1alpha1_core_proto_msgTypes[4]
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +542,7 @@ func (x *ObjectRef) String() string {
 func (*ObjectRef) ProtoMessage() {}
 
 func (x *ObjectRef) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_core_proto_msgTypes[4]
+	mi := &file_ingot_v1alpha1_core_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +555,7 @@ func (x *ObjectRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectRef.ProtoReflect.Descriptor instead.
 func (*ObjectRef) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_core_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1alpha1_core_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ObjectRef) GetKind() string {
@@ -382,7 +617,22 @@ const file_ingot_v1alpha1_core_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12\x14\n" +
 	"\x05count\x18\x06 \x01(\rR\x05count\x12C\n" +
 	"\x0ffirst_timestamp\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0efirstTimestamp\x12A\n" +
-	"\x0elast_timestamp\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rlastTimestamp\"c\n" +
+	"\x0elast_timestamp\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\rlastTimestamp\"z\n" +
+	"\rJoinTokenSpec\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1f\n" +
+	"\vsecret_hash\x18\x02 \x01(\fR\n" +
+	"secretHash\x124\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\\\n" +
+	"\x0fJoinTokenStatus\x12\x19\n" +
+	"\bkey_hash\x18\x01 \x01(\fR\akeyHash\x12.\n" +
+	"\x04used\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04used\"k\n" +
+	"\vRequestSpec\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\"+\n" +
+	"\x0fServerStateSpec\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\"c\n" +
 	"\tObjectRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -401,30 +651,36 @@ func file_ingot_v1alpha1_core_proto_rawDescGZIP() []byte {
 	return file_ingot_v1alpha1_core_proto_rawDescData
 }
 
-var file_ingot_v1alpha1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_ingot_v1alpha1_core_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ingot_v1alpha1_core_proto_goTypes = []any{
 	(*ProjectSpec)(nil),           // 0: ingot.v1alpha1.ProjectSpec
 	(*ProjectStatus)(nil),         // 1: ingot.v1alpha1.ProjectStatus
 	(*SecretSpec)(nil),            // 2: ingot.v1alpha1.SecretSpec
 	(*EventSpec)(nil),             // 3: ingot.v1alpha1.EventSpec
-	(*ObjectRef)(nil),             // 4: ingot.v1alpha1.ObjectRef
-	nil,                           // 5: ingot.v1alpha1.SecretSpec.DataEntry
-	nil,                           // 6: ingot.v1alpha1.SecretSpec.StringDataEntry
-	(*Condition)(nil),             // 7: ingot.v1alpha1.Condition
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*JoinTokenSpec)(nil),         // 4: ingot.v1alpha1.JoinTokenSpec
+	(*JoinTokenStatus)(nil),       // 5: ingot.v1alpha1.JoinTokenStatus
+	(*RequestSpec)(nil),           // 6: ingot.v1alpha1.RequestSpec
+	(*ServerStateSpec)(nil),       // 7: ingot.v1alpha1.ServerStateSpec
+	(*ObjectRef)(nil),             // 8: ingot.v1alpha1.ObjectRef
+	nil,                           // 9: ingot.v1alpha1.SecretSpec.DataEntry
+	nil,                           // 10: ingot.v1alpha1.SecretSpec.StringDataEntry
+	(*Condition)(nil),             // 11: ingot.v1alpha1.Condition
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_ingot_v1alpha1_core_proto_depIdxs = []int32{
-	7, // 0: ingot.v1alpha1.ProjectStatus.conditions:type_name -> ingot.v1alpha1.Condition
-	5, // 1: ingot.v1alpha1.SecretSpec.data:type_name -> ingot.v1alpha1.SecretSpec.DataEntry
-	6, // 2: ingot.v1alpha1.SecretSpec.string_data:type_name -> ingot.v1alpha1.SecretSpec.StringDataEntry
-	4, // 3: ingot.v1alpha1.EventSpec.involved_object:type_name -> ingot.v1alpha1.ObjectRef
-	8, // 4: ingot.v1alpha1.EventSpec.first_timestamp:type_name -> google.protobuf.Timestamp
-	8, // 5: ingot.v1alpha1.EventSpec.last_timestamp:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	11, // 0: ingot.v1alpha1.ProjectStatus.conditions:type_name -> ingot.v1alpha1.Condition
+	9,  // 1: ingot.v1alpha1.SecretSpec.data:type_name -> ingot.v1alpha1.SecretSpec.DataEntry
+	10, // 2: ingot.v1alpha1.SecretSpec.string_data:type_name -> ingot.v1alpha1.SecretSpec.StringDataEntry
+	8,  // 3: ingot.v1alpha1.EventSpec.involved_object:type_name -> ingot.v1alpha1.ObjectRef
+	12, // 4: ingot.v1alpha1.EventSpec.first_timestamp:type_name -> google.protobuf.Timestamp
+	12, // 5: ingot.v1alpha1.EventSpec.last_timestamp:type_name -> google.protobuf.Timestamp
+	12, // 6: ingot.v1alpha1.JoinTokenSpec.expires:type_name -> google.protobuf.Timestamp
+	12, // 7: ingot.v1alpha1.JoinTokenStatus.used:type_name -> google.protobuf.Timestamp
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1alpha1_core_proto_init() }
@@ -439,7 +695,7 @@ func file_ingot_v1alpha1_core_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1alpha1_core_proto_rawDesc), len(file_ingot_v1alpha1_core_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

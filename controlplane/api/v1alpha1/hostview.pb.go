@@ -302,16 +302,18 @@ type HostInterfaceSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Host  string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
 	// The NetworkInterface object.
-	Namespace     string           `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string           `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Uid           string           `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
-	Vni           uint32           `protobuf:"varint,5,opt,name=vni,proto3" json:"vni,omitempty"`
-	Mac           string           `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
-	Ips           []string         `protobuf:"bytes,7,rep,name=ips,proto3" json:"ips,omitempty"`
-	Prefixes      []string         `protobuf:"bytes,8,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
-	Dns           []string         `protobuf:"bytes,9,rep,name=dns,proto3" json:"dns,omitempty"`
-	Ingress       *CompiledRuleSet `protobuf:"bytes,10,opt,name=ingress,proto3" json:"ingress,omitempty"`
-	Egress        *CompiledRuleSet `protobuf:"bytes,11,opt,name=egress,proto3" json:"egress,omitempty"`
+	Namespace string           `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string           `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string           `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	Vni       uint32           `protobuf:"varint,5,opt,name=vni,proto3" json:"vni,omitempty"`
+	Mac       string           `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
+	Ips       []string         `protobuf:"bytes,7,rep,name=ips,proto3" json:"ips,omitempty"`
+	Prefixes  []string         `protobuf:"bytes,8,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	Dns       []string         `protobuf:"bytes,9,rep,name=dns,proto3" json:"dns,omitempty"`
+	Ingress   *CompiledRuleSet `protobuf:"bytes,10,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	Egress    *CompiledRuleSet `protobuf:"bytes,11,opt,name=egress,proto3" json:"egress,omitempty"`
+	// The machine that uses the interface.
+	MachineUid    string `protobuf:"bytes,12,opt,name=machine_uid,json=machineUid,proto3" json:"machine_uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,6 +425,13 @@ func (x *HostInterfaceSpec) GetEgress() *CompiledRuleSet {
 	return nil
 }
 
+func (x *HostInterfaceSpec) GetMachineUid() string {
+	if x != nil {
+		return x.MachineUid
+	}
+	return ""
+}
+
 var File_ingot_v1alpha1_hostview_proto protoreflect.FileDescriptor
 
 const file_ingot_v1alpha1_hostview_proto_rawDesc = "" +
@@ -462,7 +471,7 @@ const file_ingot_v1alpha1_hostview_proto_rawDesc = "" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x04R\tsizeBytes\x12\x14\n" +
-	"\x05image\x18\x04 \x01(\tR\x05image\"\xc3\x02\n" +
+	"\x05image\x18\x04 \x01(\tR\x05image\"\xe4\x02\n" +
 	"\x11HostInterfaceSpec\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -475,7 +484,9 @@ const file_ingot_v1alpha1_hostview_proto_rawDesc = "" +
 	"\x03dns\x18\t \x03(\tR\x03dns\x129\n" +
 	"\aingress\x18\n" +
 	" \x01(\v2\x1f.ingot.v1alpha1.CompiledRuleSetR\aingress\x127\n" +
-	"\x06egress\x18\v \x01(\v2\x1f.ingot.v1alpha1.CompiledRuleSetR\x06egressB!Z\x1fingot/controlplane/api/v1alpha1b\x06proto3"
+	"\x06egress\x18\v \x01(\v2\x1f.ingot.v1alpha1.CompiledRuleSetR\x06egress\x12\x1f\n" +
+	"\vmachine_uid\x18\f \x01(\tR\n" +
+	"machineUidB!Z\x1fingot/controlplane/api/v1alpha1b\x06proto3"
 
 var (
 	file_ingot_v1alpha1_hostview_proto_rawDescOnce sync.Once

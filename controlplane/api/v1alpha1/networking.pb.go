@@ -139,6 +139,69 @@ func (x *NetworkStatus) GetProviderId() string {
 	return ""
 }
 
+// VNIAllocationSpec is one VNI in use, owned by the network controller. The object is named by the
+// VNI, so that none is given twice.
+type VNIAllocationSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Project, name and uid of the Network that holds it.
+	Namespace     string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Network       string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	NetworkUid    string `protobuf:"bytes,3,opt,name=network_uid,json=networkUid,proto3" json:"network_uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VNIAllocationSpec) Reset() {
+	*x = VNIAllocationSpec{}
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VNIAllocationSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VNIAllocationSpec) ProtoMessage() {}
+
+func (x *VNIAllocationSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VNIAllocationSpec.ProtoReflect.Descriptor instead.
+func (*VNIAllocationSpec) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *VNIAllocationSpec) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *VNIAllocationSpec) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *VNIAllocationSpec) GetNetworkUid() string {
+	if x != nil {
+		return x.NetworkUid
+	}
+	return ""
+}
+
 // NetworkInterfaceSpec is one interface of a machine in a network.
 type NetworkInterfaceSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -158,7 +221,7 @@ type NetworkInterfaceSpec struct {
 
 func (x *NetworkInterfaceSpec) Reset() {
 	*x = NetworkInterfaceSpec{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[2]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -170,7 +233,7 @@ func (x *NetworkInterfaceSpec) String() string {
 func (*NetworkInterfaceSpec) ProtoMessage() {}
 
 func (x *NetworkInterfaceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[2]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -183,7 +246,7 @@ func (x *NetworkInterfaceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterfaceSpec.ProtoReflect.Descriptor instead.
 func (*NetworkInterfaceSpec) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{2}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NetworkInterfaceSpec) GetNetworkRef() *LocalRef {
@@ -233,7 +296,7 @@ type InterfaceIP struct {
 
 func (x *InterfaceIP) Reset() {
 	*x = InterfaceIP{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[3]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +308,7 @@ func (x *InterfaceIP) String() string {
 func (*InterfaceIP) ProtoMessage() {}
 
 func (x *InterfaceIP) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[3]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +321,7 @@ func (x *InterfaceIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceIP.ProtoReflect.Descriptor instead.
 func (*InterfaceIP) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{3}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *InterfaceIP) GetValue() string {
@@ -285,7 +348,7 @@ type EphemeralPrefix struct {
 
 func (x *EphemeralPrefix) Reset() {
 	*x = EphemeralPrefix{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[4]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -297,7 +360,7 @@ func (x *EphemeralPrefix) String() string {
 func (*EphemeralPrefix) ProtoMessage() {}
 
 func (x *EphemeralPrefix) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[4]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -310,7 +373,7 @@ func (x *EphemeralPrefix) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EphemeralPrefix.ProtoReflect.Descriptor instead.
 func (*EphemeralPrefix) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{4}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EphemeralPrefix) GetPrefixTemplate() *PrefixTemplate {
@@ -331,7 +394,7 @@ type PrefixTemplate struct {
 
 func (x *PrefixTemplate) Reset() {
 	*x = PrefixTemplate{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[5]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +406,7 @@ func (x *PrefixTemplate) String() string {
 func (*PrefixTemplate) ProtoMessage() {}
 
 func (x *PrefixTemplate) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[5]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +419,7 @@ func (x *PrefixTemplate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrefixTemplate.ProtoReflect.Descriptor instead.
 func (*PrefixTemplate) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{5}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PrefixTemplate) GetMetadata() *TemplateMeta {
@@ -390,7 +453,7 @@ type NetworkInterfaceStatus struct {
 
 func (x *NetworkInterfaceStatus) Reset() {
 	*x = NetworkInterfaceStatus{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[6]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +465,7 @@ func (x *NetworkInterfaceStatus) String() string {
 func (*NetworkInterfaceStatus) ProtoMessage() {}
 
 func (x *NetworkInterfaceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[6]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +478,7 @@ func (x *NetworkInterfaceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterfaceStatus.ProtoReflect.Descriptor instead.
 func (*NetworkInterfaceStatus) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{6}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NetworkInterfaceStatus) GetState() string {
@@ -478,7 +541,7 @@ type NetworkPolicySpec struct {
 
 func (x *NetworkPolicySpec) Reset() {
 	*x = NetworkPolicySpec{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[7]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +553,7 @@ func (x *NetworkPolicySpec) String() string {
 func (*NetworkPolicySpec) ProtoMessage() {}
 
 func (x *NetworkPolicySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[7]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +566,7 @@ func (x *NetworkPolicySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicySpec.ProtoReflect.Descriptor instead.
 func (*NetworkPolicySpec) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{7}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NetworkPolicySpec) GetNetworkRef() *LocalRef {
@@ -556,7 +619,7 @@ type NetworkPolicyRule struct {
 
 func (x *NetworkPolicyRule) Reset() {
 	*x = NetworkPolicyRule{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[8]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +631,7 @@ func (x *NetworkPolicyRule) String() string {
 func (*NetworkPolicyRule) ProtoMessage() {}
 
 func (x *NetworkPolicyRule) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[8]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +644,7 @@ func (x *NetworkPolicyRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicyRule.ProtoReflect.Descriptor instead.
 func (*NetworkPolicyRule) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{8}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NetworkPolicyRule) GetPorts() []*NetworkPolicyPort {
@@ -620,7 +683,7 @@ type NetworkPolicyPort struct {
 
 func (x *NetworkPolicyPort) Reset() {
 	*x = NetworkPolicyPort{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[9]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +695,7 @@ func (x *NetworkPolicyPort) String() string {
 func (*NetworkPolicyPort) ProtoMessage() {}
 
 func (x *NetworkPolicyPort) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[9]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +708,7 @@ func (x *NetworkPolicyPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicyPort.ProtoReflect.Descriptor instead.
 func (*NetworkPolicyPort) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{9}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NetworkPolicyPort) GetProtocol() string {
@@ -680,7 +743,7 @@ type NetworkPolicyPeer struct {
 
 func (x *NetworkPolicyPeer) Reset() {
 	*x = NetworkPolicyPeer{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[10]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +755,7 @@ func (x *NetworkPolicyPeer) String() string {
 func (*NetworkPolicyPeer) ProtoMessage() {}
 
 func (x *NetworkPolicyPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[10]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +768,7 @@ func (x *NetworkPolicyPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicyPeer.ProtoReflect.Descriptor instead.
 func (*NetworkPolicyPeer) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{10}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NetworkPolicyPeer) GetObjectSelector() *ObjectSelector {
@@ -735,7 +798,7 @@ type ObjectSelector struct {
 
 func (x *ObjectSelector) Reset() {
 	*x = ObjectSelector{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[11]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +810,7 @@ func (x *ObjectSelector) String() string {
 func (*ObjectSelector) ProtoMessage() {}
 
 func (x *ObjectSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[11]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +823,7 @@ func (x *ObjectSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectSelector.ProtoReflect.Descriptor instead.
 func (*ObjectSelector) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{11}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ObjectSelector) GetKind() string {
@@ -795,7 +858,7 @@ type IPBlock struct {
 
 func (x *IPBlock) Reset() {
 	*x = IPBlock{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[12]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +870,7 @@ func (x *IPBlock) String() string {
 func (*IPBlock) ProtoMessage() {}
 
 func (x *IPBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[12]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +883,7 @@ func (x *IPBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPBlock.ProtoReflect.Descriptor instead.
 func (*IPBlock) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{12}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *IPBlock) GetCidr() string {
@@ -849,7 +912,7 @@ type NetworkPolicyStatus struct {
 
 func (x *NetworkPolicyStatus) Reset() {
 	*x = NetworkPolicyStatus{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[13]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +924,7 @@ func (x *NetworkPolicyStatus) String() string {
 func (*NetworkPolicyStatus) ProtoMessage() {}
 
 func (x *NetworkPolicyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[13]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +937,7 @@ func (x *NetworkPolicyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPolicyStatus.ProtoReflect.Descriptor instead.
 func (*NetworkPolicyStatus) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{13}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NetworkPolicyStatus) GetConditions() []*Condition {
@@ -903,7 +966,7 @@ type CompiledPolicySpec struct {
 
 func (x *CompiledPolicySpec) Reset() {
 	*x = CompiledPolicySpec{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[14]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +978,7 @@ func (x *CompiledPolicySpec) String() string {
 func (*CompiledPolicySpec) ProtoMessage() {}
 
 func (x *CompiledPolicySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[14]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +991,7 @@ func (x *CompiledPolicySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompiledPolicySpec.ProtoReflect.Descriptor instead.
 func (*CompiledPolicySpec) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{14}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CompiledPolicySpec) GetInterfaceUid() string {
@@ -964,7 +1027,7 @@ type CompiledRuleSet struct {
 
 func (x *CompiledRuleSet) Reset() {
 	*x = CompiledRuleSet{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[15]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1039,7 @@ func (x *CompiledRuleSet) String() string {
 func (*CompiledRuleSet) ProtoMessage() {}
 
 func (x *CompiledRuleSet) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[15]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1052,7 @@ func (x *CompiledRuleSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompiledRuleSet.ProtoReflect.Descriptor instead.
 func (*CompiledRuleSet) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{15}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CompiledRuleSet) GetEnforced() bool {
@@ -1027,7 +1090,7 @@ type CompiledRule struct {
 
 func (x *CompiledRule) Reset() {
 	*x = CompiledRule{}
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[16]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1102,7 @@ func (x *CompiledRule) String() string {
 func (*CompiledRule) ProtoMessage() {}
 
 func (x *CompiledRule) ProtoReflect() protoreflect.Message {
-	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[16]
+	mi := &file_ingot_v1alpha1_networking_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1115,7 @@ func (x *CompiledRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompiledRule.ProtoReflect.Descriptor instead.
 func (*CompiledRule) Descriptor() ([]byte, []int) {
-	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{16}
+	return file_ingot_v1alpha1_networking_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CompiledRule) GetId() string {
@@ -1119,7 +1182,12 @@ const file_ingot_v1alpha1_networking_proto_rawDesc = "" +
 	"conditions\x18\x03 \x03(\v2\x19.ingot.v1alpha1.ConditionR\n" +
 	"conditions\x12\x1f\n" +
 	"\vprovider_id\x18\x04 \x01(\tR\n" +
-	"providerId\"\xf8\x01\n" +
+	"providerId\"l\n" +
+	"\x11VNIAllocationSpec\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1f\n" +
+	"\vnetwork_uid\x18\x03 \x01(\tR\n" +
+	"networkUid\"\xf8\x01\n" +
 	"\x14NetworkInterfaceSpec\x129\n" +
 	"\vnetwork_ref\x18\x01 \x01(\v2\x18.ingot.v1alpha1.LocalRefR\n" +
 	"networkRef\x12\x1f\n" +
@@ -1208,58 +1276,59 @@ func file_ingot_v1alpha1_networking_proto_rawDescGZIP() []byte {
 	return file_ingot_v1alpha1_networking_proto_rawDescData
 }
 
-var file_ingot_v1alpha1_networking_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_ingot_v1alpha1_networking_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_ingot_v1alpha1_networking_proto_goTypes = []any{
 	(*NetworkSpec)(nil),            // 0: ingot.v1alpha1.NetworkSpec
 	(*NetworkStatus)(nil),          // 1: ingot.v1alpha1.NetworkStatus
-	(*NetworkInterfaceSpec)(nil),   // 2: ingot.v1alpha1.NetworkInterfaceSpec
-	(*InterfaceIP)(nil),            // 3: ingot.v1alpha1.InterfaceIP
-	(*EphemeralPrefix)(nil),        // 4: ingot.v1alpha1.EphemeralPrefix
-	(*PrefixTemplate)(nil),         // 5: ingot.v1alpha1.PrefixTemplate
-	(*NetworkInterfaceStatus)(nil), // 6: ingot.v1alpha1.NetworkInterfaceStatus
-	(*NetworkPolicySpec)(nil),      // 7: ingot.v1alpha1.NetworkPolicySpec
-	(*NetworkPolicyRule)(nil),      // 8: ingot.v1alpha1.NetworkPolicyRule
-	(*NetworkPolicyPort)(nil),      // 9: ingot.v1alpha1.NetworkPolicyPort
-	(*NetworkPolicyPeer)(nil),      // 10: ingot.v1alpha1.NetworkPolicyPeer
-	(*ObjectSelector)(nil),         // 11: ingot.v1alpha1.ObjectSelector
-	(*IPBlock)(nil),                // 12: ingot.v1alpha1.IPBlock
-	(*NetworkPolicyStatus)(nil),    // 13: ingot.v1alpha1.NetworkPolicyStatus
-	(*CompiledPolicySpec)(nil),     // 14: ingot.v1alpha1.CompiledPolicySpec
-	(*CompiledRuleSet)(nil),        // 15: ingot.v1alpha1.CompiledRuleSet
-	(*CompiledRule)(nil),           // 16: ingot.v1alpha1.CompiledRule
-	nil,                            // 17: ingot.v1alpha1.ObjectSelector.MatchLabelsEntry
-	(*Condition)(nil),              // 18: ingot.v1alpha1.Condition
-	(*LocalRef)(nil),               // 19: ingot.v1alpha1.LocalRef
-	(*TemplateMeta)(nil),           // 20: ingot.v1alpha1.TemplateMeta
-	(*PrefixSpec)(nil),             // 21: ingot.v1alpha1.PrefixSpec
-	(*LabelSelector)(nil),          // 22: ingot.v1alpha1.LabelSelector
-	(*LabelRequirement)(nil),       // 23: ingot.v1alpha1.LabelRequirement
+	(*VNIAllocationSpec)(nil),      // 2: ingot.v1alpha1.VNIAllocationSpec
+	(*NetworkInterfaceSpec)(nil),   // 3: ingot.v1alpha1.NetworkInterfaceSpec
+	(*InterfaceIP)(nil),            // 4: ingot.v1alpha1.InterfaceIP
+	(*EphemeralPrefix)(nil),        // 5: ingot.v1alpha1.EphemeralPrefix
+	(*PrefixTemplate)(nil),         // 6: ingot.v1alpha1.PrefixTemplate
+	(*NetworkInterfaceStatus)(nil), // 7: ingot.v1alpha1.NetworkInterfaceStatus
+	(*NetworkPolicySpec)(nil),      // 8: ingot.v1alpha1.NetworkPolicySpec
+	(*NetworkPolicyRule)(nil),      // 9: ingot.v1alpha1.NetworkPolicyRule
+	(*NetworkPolicyPort)(nil),      // 10: ingot.v1alpha1.NetworkPolicyPort
+	(*NetworkPolicyPeer)(nil),      // 11: ingot.v1alpha1.NetworkPolicyPeer
+	(*ObjectSelector)(nil),         // 12: ingot.v1alpha1.ObjectSelector
+	(*IPBlock)(nil),                // 13: ingot.v1alpha1.IPBlock
+	(*NetworkPolicyStatus)(nil),    // 14: ingot.v1alpha1.NetworkPolicyStatus
+	(*CompiledPolicySpec)(nil),     // 15: ingot.v1alpha1.CompiledPolicySpec
+	(*CompiledRuleSet)(nil),        // 16: ingot.v1alpha1.CompiledRuleSet
+	(*CompiledRule)(nil),           // 17: ingot.v1alpha1.CompiledRule
+	nil,                            // 18: ingot.v1alpha1.ObjectSelector.MatchLabelsEntry
+	(*Condition)(nil),              // 19: ingot.v1alpha1.Condition
+	(*LocalRef)(nil),               // 20: ingot.v1alpha1.LocalRef
+	(*TemplateMeta)(nil),           // 21: ingot.v1alpha1.TemplateMeta
+	(*PrefixSpec)(nil),             // 22: ingot.v1alpha1.PrefixSpec
+	(*LabelSelector)(nil),          // 23: ingot.v1alpha1.LabelSelector
+	(*LabelRequirement)(nil),       // 24: ingot.v1alpha1.LabelRequirement
 }
 var file_ingot_v1alpha1_networking_proto_depIdxs = []int32{
-	18, // 0: ingot.v1alpha1.NetworkStatus.conditions:type_name -> ingot.v1alpha1.Condition
-	19, // 1: ingot.v1alpha1.NetworkInterfaceSpec.network_ref:type_name -> ingot.v1alpha1.LocalRef
-	3,  // 2: ingot.v1alpha1.NetworkInterfaceSpec.ips:type_name -> ingot.v1alpha1.InterfaceIP
-	19, // 3: ingot.v1alpha1.NetworkInterfaceSpec.machine_ref:type_name -> ingot.v1alpha1.LocalRef
-	4,  // 4: ingot.v1alpha1.InterfaceIP.ephemeral:type_name -> ingot.v1alpha1.EphemeralPrefix
-	5,  // 5: ingot.v1alpha1.EphemeralPrefix.prefix_template:type_name -> ingot.v1alpha1.PrefixTemplate
-	20, // 6: ingot.v1alpha1.PrefixTemplate.metadata:type_name -> ingot.v1alpha1.TemplateMeta
-	21, // 7: ingot.v1alpha1.PrefixTemplate.spec:type_name -> ingot.v1alpha1.PrefixSpec
-	18, // 8: ingot.v1alpha1.NetworkInterfaceStatus.conditions:type_name -> ingot.v1alpha1.Condition
-	19, // 9: ingot.v1alpha1.NetworkPolicySpec.network_ref:type_name -> ingot.v1alpha1.LocalRef
-	22, // 10: ingot.v1alpha1.NetworkPolicySpec.network_interface_selector:type_name -> ingot.v1alpha1.LabelSelector
-	8,  // 11: ingot.v1alpha1.NetworkPolicySpec.ingress:type_name -> ingot.v1alpha1.NetworkPolicyRule
-	8,  // 12: ingot.v1alpha1.NetworkPolicySpec.egress:type_name -> ingot.v1alpha1.NetworkPolicyRule
-	9,  // 13: ingot.v1alpha1.NetworkPolicyRule.ports:type_name -> ingot.v1alpha1.NetworkPolicyPort
-	10, // 14: ingot.v1alpha1.NetworkPolicyRule.from:type_name -> ingot.v1alpha1.NetworkPolicyPeer
-	10, // 15: ingot.v1alpha1.NetworkPolicyRule.to:type_name -> ingot.v1alpha1.NetworkPolicyPeer
-	11, // 16: ingot.v1alpha1.NetworkPolicyPeer.object_selector:type_name -> ingot.v1alpha1.ObjectSelector
-	12, // 17: ingot.v1alpha1.NetworkPolicyPeer.ip_block:type_name -> ingot.v1alpha1.IPBlock
-	17, // 18: ingot.v1alpha1.ObjectSelector.match_labels:type_name -> ingot.v1alpha1.ObjectSelector.MatchLabelsEntry
-	23, // 19: ingot.v1alpha1.ObjectSelector.match_expressions:type_name -> ingot.v1alpha1.LabelRequirement
-	18, // 20: ingot.v1alpha1.NetworkPolicyStatus.conditions:type_name -> ingot.v1alpha1.Condition
-	15, // 21: ingot.v1alpha1.CompiledPolicySpec.ingress:type_name -> ingot.v1alpha1.CompiledRuleSet
-	15, // 22: ingot.v1alpha1.CompiledPolicySpec.egress:type_name -> ingot.v1alpha1.CompiledRuleSet
-	16, // 23: ingot.v1alpha1.CompiledRuleSet.rules:type_name -> ingot.v1alpha1.CompiledRule
+	19, // 0: ingot.v1alpha1.NetworkStatus.conditions:type_name -> ingot.v1alpha1.Condition
+	20, // 1: ingot.v1alpha1.NetworkInterfaceSpec.network_ref:type_name -> ingot.v1alpha1.LocalRef
+	4,  // 2: ingot.v1alpha1.NetworkInterfaceSpec.ips:type_name -> ingot.v1alpha1.InterfaceIP
+	20, // 3: ingot.v1alpha1.NetworkInterfaceSpec.machine_ref:type_name -> ingot.v1alpha1.LocalRef
+	5,  // 4: ingot.v1alpha1.InterfaceIP.ephemeral:type_name -> ingot.v1alpha1.EphemeralPrefix
+	6,  // 5: ingot.v1alpha1.EphemeralPrefix.prefix_template:type_name -> ingot.v1alpha1.PrefixTemplate
+	21, // 6: ingot.v1alpha1.PrefixTemplate.metadata:type_name -> ingot.v1alpha1.TemplateMeta
+	22, // 7: ingot.v1alpha1.PrefixTemplate.spec:type_name -> ingot.v1alpha1.PrefixSpec
+	19, // 8: ingot.v1alpha1.NetworkInterfaceStatus.conditions:type_name -> ingot.v1alpha1.Condition
+	20, // 9: ingot.v1alpha1.NetworkPolicySpec.network_ref:type_name -> ingot.v1alpha1.LocalRef
+	23, // 10: ingot.v1alpha1.NetworkPolicySpec.network_interface_selector:type_name -> ingot.v1alpha1.LabelSelector
+	9,  // 11: ingot.v1alpha1.NetworkPolicySpec.ingress:type_name -> ingot.v1alpha1.NetworkPolicyRule
+	9,  // 12: ingot.v1alpha1.NetworkPolicySpec.egress:type_name -> ingot.v1alpha1.NetworkPolicyRule
+	10, // 13: ingot.v1alpha1.NetworkPolicyRule.ports:type_name -> ingot.v1alpha1.NetworkPolicyPort
+	11, // 14: ingot.v1alpha1.NetworkPolicyRule.from:type_name -> ingot.v1alpha1.NetworkPolicyPeer
+	11, // 15: ingot.v1alpha1.NetworkPolicyRule.to:type_name -> ingot.v1alpha1.NetworkPolicyPeer
+	12, // 16: ingot.v1alpha1.NetworkPolicyPeer.object_selector:type_name -> ingot.v1alpha1.ObjectSelector
+	13, // 17: ingot.v1alpha1.NetworkPolicyPeer.ip_block:type_name -> ingot.v1alpha1.IPBlock
+	18, // 18: ingot.v1alpha1.ObjectSelector.match_labels:type_name -> ingot.v1alpha1.ObjectSelector.MatchLabelsEntry
+	24, // 19: ingot.v1alpha1.ObjectSelector.match_expressions:type_name -> ingot.v1alpha1.LabelRequirement
+	19, // 20: ingot.v1alpha1.NetworkPolicyStatus.conditions:type_name -> ingot.v1alpha1.Condition
+	16, // 21: ingot.v1alpha1.CompiledPolicySpec.ingress:type_name -> ingot.v1alpha1.CompiledRuleSet
+	16, // 22: ingot.v1alpha1.CompiledPolicySpec.egress:type_name -> ingot.v1alpha1.CompiledRuleSet
+	17, // 23: ingot.v1alpha1.CompiledRuleSet.rules:type_name -> ingot.v1alpha1.CompiledRule
 	24, // [24:24] is the sub-list for method output_type
 	24, // [24:24] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
@@ -1280,7 +1349,7 @@ func file_ingot_v1alpha1_networking_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1alpha1_networking_proto_rawDesc), len(file_ingot_v1alpha1_networking_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

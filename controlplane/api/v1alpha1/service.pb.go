@@ -596,9 +596,10 @@ func (x *WatchRequest) GetRevision() uint64 {
 
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The stream is complete up to here; resume from it.
+	// The stream is complete up to here; resume from it. 0 when more messages of the same change follow.
 	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Objects are the whole present state: forget what is not among them.
+	// Objects are the whole present state: forget what is not among them. A state of several messages
+	// has reset in each of them, and a revision in the last.
 	Reset_        bool          `protobuf:"varint,2,opt,name=reset,proto3" json:"reset,omitempty"`
 	Events        []*WatchEvent `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1191,15 +1192,20 @@ func (x *MachineReport) GetRefused() string {
 
 // HostView goes down: changes of HostMachine, HostInterface and MachineClass objects.
 type HostView struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Epoch    string                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Upserts are the whole view: forget what is not among them.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The view is complete up to here; resume from it. 0 when more messages of the same change follow,
+	// and in messages that only acknowledge.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Epoch    string `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Upserts are the whole view: forget what is not among them. A view of several messages has reset
+	// in each of them, and a revision in the last.
 	Reset_  bool         `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
 	Upserts []*Object    `protobuf:"bytes,4,rep,name=upserts,proto3" json:"upserts,omitempty"`
 	Deletes []*ObjectRef `protobuf:"bytes,5,rep,name=deletes,proto3" json:"deletes,omitempty"`
 	// Reports up to this sequence are stored.
-	Acknowledged  uint64 `protobuf:"varint,6,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	Acknowledged uint64 `protobuf:"varint,6,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// Machine reports that were not stored, because the machine is not, or no longer, the host's.
+	Rejected      []*RejectedReport `protobuf:"bytes,7,rep,name=rejected,proto3" json:"rejected,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1280,82 @@ func (x *HostView) GetAcknowledged() uint64 {
 		return x.Acknowledged
 	}
 	return 0
+}
+
+func (x *HostView) GetRejected() []*RejectedReport {
+	if x != nil {
+		return x.Rejected
+	}
+	return nil
+}
+
+// RejectedReport says why a report was not stored. Sending it again does not help.
+type RejectedReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectedReport) Reset() {
+	*x = RejectedReport{}
+	mi := &file_ingot_v1alpha1_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectedReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectedReport) ProtoMessage() {}
+
+func (x *RejectedReport) ProtoReflect() protoreflect.Message {
+	mi := &file_ingot_v1alpha1_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectedReport.ProtoReflect.Descriptor instead.
+func (*RejectedReport) Descriptor() ([]byte, []int) {
+	return file_ingot_v1alpha1_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RejectedReport) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RejectedReport) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RejectedReport) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RejectedReport) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 var File_ingot_v1alpha1_service_proto protoreflect.FileDescriptor
@@ -1363,14 +1445,20 @@ const file_ingot_v1alpha1_service_proto_rawDesc = "" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x125\n" +
 	"\x06status\x18\x04 \x01(\v2\x1d.ingot.v1alpha1.MachineStatusR\x06status\x12\x12\n" +
 	"\x04gone\x18\x05 \x01(\bR\x04gone\x12\x18\n" +
-	"\arefused\x18\x06 \x01(\tR\arefused\"\xdd\x01\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\"\x99\x02\n" +
 	"\bHostView\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x14\n" +
 	"\x05reset\x18\x03 \x01(\bR\x05reset\x120\n" +
 	"\aupserts\x18\x04 \x03(\v2\x16.ingot.v1alpha1.ObjectR\aupserts\x123\n" +
 	"\adeletes\x18\x05 \x03(\v2\x19.ingot.v1alpha1.ObjectRefR\adeletes\x12\"\n" +
-	"\facknowledged\x18\x06 \x01(\x04R\facknowledged2\xac\x04\n" +
+	"\facknowledged\x18\x06 \x01(\x04R\facknowledged\x12:\n" +
+	"\brejected\x18\a \x03(\v2\x1e.ingot.v1alpha1.RejectedReportR\brejected\"n\n" +
+	"\x0eRejectedReport\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage2\xac\x04\n" +
 	"\x0fResourceService\x129\n" +
 	"\x03Get\x12\x1a.ingot.v1alpha1.GetRequest\x1a\x16.ingot.v1alpha1.Object\x12A\n" +
 	"\x04List\x12\x1b.ingot.v1alpha1.ListRequest\x1a\x1c.ingot.v1alpha1.ListResponse\x12?\n" +
@@ -1398,7 +1486,7 @@ func file_ingot_v1alpha1_service_proto_rawDescGZIP() []byte {
 	return file_ingot_v1alpha1_service_proto_rawDescData
 }
 
-var file_ingot_v1alpha1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_ingot_v1alpha1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_ingot_v1alpha1_service_proto_goTypes = []any{
 	(*GetRequest)(nil),            // 0: ingot.v1alpha1.GetRequest
 	(*ListRequest)(nil),           // 1: ingot.v1alpha1.ListRequest
@@ -1420,59 +1508,61 @@ var file_ingot_v1alpha1_service_proto_goTypes = []any{
 	(*HostHello)(nil),             // 17: ingot.v1alpha1.HostHello
 	(*MachineReport)(nil),         // 18: ingot.v1alpha1.MachineReport
 	(*HostView)(nil),              // 19: ingot.v1alpha1.HostView
-	(*LabelSelector)(nil),         // 20: ingot.v1alpha1.LabelSelector
-	(*Object)(nil),                // 21: ingot.v1alpha1.Object
-	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
-	(*MachinePoolStatus)(nil),     // 23: ingot.v1alpha1.MachinePoolStatus
-	(*EventSpec)(nil),             // 24: ingot.v1alpha1.EventSpec
-	(*MachineStatus)(nil),         // 25: ingot.v1alpha1.MachineStatus
-	(*ObjectRef)(nil),             // 26: ingot.v1alpha1.ObjectRef
+	(*RejectedReport)(nil),        // 20: ingot.v1alpha1.RejectedReport
+	(*LabelSelector)(nil),         // 21: ingot.v1alpha1.LabelSelector
+	(*Object)(nil),                // 22: ingot.v1alpha1.Object
+	(*fieldmaskpb.FieldMask)(nil), // 23: google.protobuf.FieldMask
+	(*MachinePoolStatus)(nil),     // 24: ingot.v1alpha1.MachinePoolStatus
+	(*EventSpec)(nil),             // 25: ingot.v1alpha1.EventSpec
+	(*MachineStatus)(nil),         // 26: ingot.v1alpha1.MachineStatus
+	(*ObjectRef)(nil),             // 27: ingot.v1alpha1.ObjectRef
 }
 var file_ingot_v1alpha1_service_proto_depIdxs = []int32{
-	20, // 0: ingot.v1alpha1.ListRequest.label_selector:type_name -> ingot.v1alpha1.LabelSelector
-	21, // 1: ingot.v1alpha1.ListResponse.items:type_name -> ingot.v1alpha1.Object
-	21, // 2: ingot.v1alpha1.CreateRequest.object:type_name -> ingot.v1alpha1.Object
-	21, // 3: ingot.v1alpha1.UpdateRequest.object:type_name -> ingot.v1alpha1.Object
-	22, // 4: ingot.v1alpha1.UpdateRequest.mask:type_name -> google.protobuf.FieldMask
-	21, // 5: ingot.v1alpha1.ApplyRequest.object:type_name -> ingot.v1alpha1.Object
-	21, // 6: ingot.v1alpha1.ApplyResponse.object:type_name -> ingot.v1alpha1.Object
-	20, // 7: ingot.v1alpha1.WatchRequest.label_selector:type_name -> ingot.v1alpha1.LabelSelector
+	21, // 0: ingot.v1alpha1.ListRequest.label_selector:type_name -> ingot.v1alpha1.LabelSelector
+	22, // 1: ingot.v1alpha1.ListResponse.items:type_name -> ingot.v1alpha1.Object
+	22, // 2: ingot.v1alpha1.CreateRequest.object:type_name -> ingot.v1alpha1.Object
+	22, // 3: ingot.v1alpha1.UpdateRequest.object:type_name -> ingot.v1alpha1.Object
+	23, // 4: ingot.v1alpha1.UpdateRequest.mask:type_name -> google.protobuf.FieldMask
+	22, // 5: ingot.v1alpha1.ApplyRequest.object:type_name -> ingot.v1alpha1.Object
+	22, // 6: ingot.v1alpha1.ApplyResponse.object:type_name -> ingot.v1alpha1.Object
+	21, // 7: ingot.v1alpha1.WatchRequest.label_selector:type_name -> ingot.v1alpha1.LabelSelector
 	10, // 8: ingot.v1alpha1.WatchResponse.events:type_name -> ingot.v1alpha1.WatchEvent
-	21, // 9: ingot.v1alpha1.WatchEvent.object:type_name -> ingot.v1alpha1.Object
+	22, // 9: ingot.v1alpha1.WatchEvent.object:type_name -> ingot.v1alpha1.Object
 	17, // 10: ingot.v1alpha1.HostReport.hello:type_name -> ingot.v1alpha1.HostHello
-	23, // 11: ingot.v1alpha1.HostReport.pool:type_name -> ingot.v1alpha1.MachinePoolStatus
+	24, // 11: ingot.v1alpha1.HostReport.pool:type_name -> ingot.v1alpha1.MachinePoolStatus
 	18, // 12: ingot.v1alpha1.HostReport.machines:type_name -> ingot.v1alpha1.MachineReport
-	24, // 13: ingot.v1alpha1.HostReport.events:type_name -> ingot.v1alpha1.EventSpec
-	25, // 14: ingot.v1alpha1.MachineReport.status:type_name -> ingot.v1alpha1.MachineStatus
-	21, // 15: ingot.v1alpha1.HostView.upserts:type_name -> ingot.v1alpha1.Object
-	26, // 16: ingot.v1alpha1.HostView.deletes:type_name -> ingot.v1alpha1.ObjectRef
-	0,  // 17: ingot.v1alpha1.ResourceService.Get:input_type -> ingot.v1alpha1.GetRequest
-	1,  // 18: ingot.v1alpha1.ResourceService.List:input_type -> ingot.v1alpha1.ListRequest
-	3,  // 19: ingot.v1alpha1.ResourceService.Create:input_type -> ingot.v1alpha1.CreateRequest
-	4,  // 20: ingot.v1alpha1.ResourceService.Update:input_type -> ingot.v1alpha1.UpdateRequest
-	5,  // 21: ingot.v1alpha1.ResourceService.Apply:input_type -> ingot.v1alpha1.ApplyRequest
-	7,  // 22: ingot.v1alpha1.ResourceService.Delete:input_type -> ingot.v1alpha1.DeleteRequest
-	8,  // 23: ingot.v1alpha1.ResourceService.Watch:input_type -> ingot.v1alpha1.WatchRequest
-	11, // 24: ingot.v1alpha1.ResourceService.Version:input_type -> ingot.v1alpha1.VersionRequest
-	13, // 25: ingot.v1alpha1.JoinService.Join:input_type -> ingot.v1alpha1.JoinRequest
-	16, // 26: ingot.v1alpha1.HostService.Sync:input_type -> ingot.v1alpha1.HostReport
-	15, // 27: ingot.v1alpha1.HostService.Renew:input_type -> ingot.v1alpha1.RenewRequest
-	21, // 28: ingot.v1alpha1.ResourceService.Get:output_type -> ingot.v1alpha1.Object
-	2,  // 29: ingot.v1alpha1.ResourceService.List:output_type -> ingot.v1alpha1.ListResponse
-	21, // 30: ingot.v1alpha1.ResourceService.Create:output_type -> ingot.v1alpha1.Object
-	21, // 31: ingot.v1alpha1.ResourceService.Update:output_type -> ingot.v1alpha1.Object
-	6,  // 32: ingot.v1alpha1.ResourceService.Apply:output_type -> ingot.v1alpha1.ApplyResponse
-	21, // 33: ingot.v1alpha1.ResourceService.Delete:output_type -> ingot.v1alpha1.Object
-	9,  // 34: ingot.v1alpha1.ResourceService.Watch:output_type -> ingot.v1alpha1.WatchResponse
-	12, // 35: ingot.v1alpha1.ResourceService.Version:output_type -> ingot.v1alpha1.VersionResponse
-	14, // 36: ingot.v1alpha1.JoinService.Join:output_type -> ingot.v1alpha1.JoinResponse
-	19, // 37: ingot.v1alpha1.HostService.Sync:output_type -> ingot.v1alpha1.HostView
-	14, // 38: ingot.v1alpha1.HostService.Renew:output_type -> ingot.v1alpha1.JoinResponse
-	28, // [28:39] is the sub-list for method output_type
-	17, // [17:28] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	25, // 13: ingot.v1alpha1.HostReport.events:type_name -> ingot.v1alpha1.EventSpec
+	26, // 14: ingot.v1alpha1.MachineReport.status:type_name -> ingot.v1alpha1.MachineStatus
+	22, // 15: ingot.v1alpha1.HostView.upserts:type_name -> ingot.v1alpha1.Object
+	27, // 16: ingot.v1alpha1.HostView.deletes:type_name -> ingot.v1alpha1.ObjectRef
+	20, // 17: ingot.v1alpha1.HostView.rejected:type_name -> ingot.v1alpha1.RejectedReport
+	0,  // 18: ingot.v1alpha1.ResourceService.Get:input_type -> ingot.v1alpha1.GetRequest
+	1,  // 19: ingot.v1alpha1.ResourceService.List:input_type -> ingot.v1alpha1.ListRequest
+	3,  // 20: ingot.v1alpha1.ResourceService.Create:input_type -> ingot.v1alpha1.CreateRequest
+	4,  // 21: ingot.v1alpha1.ResourceService.Update:input_type -> ingot.v1alpha1.UpdateRequest
+	5,  // 22: ingot.v1alpha1.ResourceService.Apply:input_type -> ingot.v1alpha1.ApplyRequest
+	7,  // 23: ingot.v1alpha1.ResourceService.Delete:input_type -> ingot.v1alpha1.DeleteRequest
+	8,  // 24: ingot.v1alpha1.ResourceService.Watch:input_type -> ingot.v1alpha1.WatchRequest
+	11, // 25: ingot.v1alpha1.ResourceService.Version:input_type -> ingot.v1alpha1.VersionRequest
+	13, // 26: ingot.v1alpha1.JoinService.Join:input_type -> ingot.v1alpha1.JoinRequest
+	16, // 27: ingot.v1alpha1.HostService.Sync:input_type -> ingot.v1alpha1.HostReport
+	15, // 28: ingot.v1alpha1.HostService.Renew:input_type -> ingot.v1alpha1.RenewRequest
+	22, // 29: ingot.v1alpha1.ResourceService.Get:output_type -> ingot.v1alpha1.Object
+	2,  // 30: ingot.v1alpha1.ResourceService.List:output_type -> ingot.v1alpha1.ListResponse
+	22, // 31: ingot.v1alpha1.ResourceService.Create:output_type -> ingot.v1alpha1.Object
+	22, // 32: ingot.v1alpha1.ResourceService.Update:output_type -> ingot.v1alpha1.Object
+	6,  // 33: ingot.v1alpha1.ResourceService.Apply:output_type -> ingot.v1alpha1.ApplyResponse
+	22, // 34: ingot.v1alpha1.ResourceService.Delete:output_type -> ingot.v1alpha1.Object
+	9,  // 35: ingot.v1alpha1.ResourceService.Watch:output_type -> ingot.v1alpha1.WatchResponse
+	12, // 36: ingot.v1alpha1.ResourceService.Version:output_type -> ingot.v1alpha1.VersionResponse
+	14, // 37: ingot.v1alpha1.JoinService.Join:output_type -> ingot.v1alpha1.JoinResponse
+	19, // 38: ingot.v1alpha1.HostService.Sync:output_type -> ingot.v1alpha1.HostView
+	14, // 39: ingot.v1alpha1.HostService.Renew:output_type -> ingot.v1alpha1.JoinResponse
+	29, // [29:40] is the sub-list for method output_type
+	18, // [18:29] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_ingot_v1alpha1_service_proto_init() }
@@ -1489,7 +1579,7 @@ func file_ingot_v1alpha1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ingot_v1alpha1_service_proto_rawDesc), len(file_ingot_v1alpha1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -1,0 +1,321 @@
+package state
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"ingot/runtime/fault"
+	"ingot/runtime/resource"
+	"ingot/runtime/store"
+)
+
+// A change is what one transaction did to one key. Old and new have different UIDs when the
+// transaction re-created the resource.
+type change struct {
+	kind                 int
+	revision             uint64
+	old, new             *resource.Resource // nil: there is none
+	oldValues, newValues [][]string         // index values
+}
+
+// A stage evaluates transactions, one on top of the other, over a view that it does not change.
+type stage struct {
+	catalog  *catalog
+	base     *view
+	revision uint64
+	staged   map[resource.Key]*resource.Resource // nil: gone
+	changes  []change                            // in order of revision
+}
+
+func newStage(c *catalog, base *view) *stage {
+	return &stage{catalog: c, base: base, revision: base.revision, staged: map[resource.Key]*resource.Resource{}}
+}
+
+// attempt is one transaction on a stage.
+type attempt struct {
+	*stage
+	tx      *store.Txn
+	touched map[resource.Key]*resource.Resource
+	order   []resource.Key // of touched
+}
+
+// run evaluates tx: all of it or, with an error, nothing. A panic of an index function is an error.
+func (s *stage) run(tx *store.Txn) (result store.Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			result, err = store.Result{}, fmt.Errorf("evaluate transaction: panic: %v", p)
+		}
+	}()
+	a := &attempt{stage: s, tx: tx, touched: make(map[resource.Key]*resource.Resource, len(tx.Ops))}
+	for _, c := range tx.Compares {
+		if err := a.compare(c); err != nil {
+			return store.Result{}, err
+		}
+	}
+	result.Resources = make([]*resource.Resource, len(tx.Ops))
+	for i := range tx.Ops {
+		r, err := a.op(&tx.Ops[i])
+		if err != nil {
+			return store.Result{}, err
+		}
+		result.Resources[i] = r
+	}
+	changes, err := a.changes()
+	if err != nil {
+		return store.Result{}, err
+	}
+	if len(changes) > 0 {
+		s.revision++
+		s.stageAll(changes)
+	}
+	result.Revision = s.revision
+	return result, nil
+}
+
+func (s *stage) stageAll(changes []change) {
+	for _, c := range changes {
+		s.staged[c.key()] = c.new
+	}
+	s.changes = append(s.changes, changes...)
+}
+
+func (c *change) key() resource.Key {
+	if c.new != nil {
+		return c.new.Key
+	}
+	return c.old.Key
+}
+
+// get is the resource as the transactions before this one leave it.
+func (s *stage) get(key resource.Key) (*resource.Resource, error) {
+	number, err := s.catalog.number(key.Kind)
+	if err != nil {
+		return nil, err
+	}
+	if r, ok := s.staged[key]; ok {
+		return r, nil
+	}
+	return s.base.get(number, key), nil
+}
+
+// present is the resource as the operations before this one leave it.
+func (a *attempt) present(key resource.Key) (*resource.Resource, error) {
+	if r, ok := a.touched[key]; ok {
+		return r, nil
+	}
+	return a.get(key)
+}
+
+func (a *attempt) set(key resource.Key, r *resource.Resource) {
+	if _, ok := a.touched[key]; !ok {
+		a.order = append(a.order, key)
+	}
+	a.touched[key] = r
+}
+
+// changes are those of the attempt against the stage.
+func (a *attempt) changes() ([]change, error) {
+	var changes []change
+	for _, key := range a.order {
+		old, err := a.get(key)
+		if err != nil {
+			return nil, err
+		}
+		r := a.touched[key]
+		if r == old {
+			continue
+		}
+		number := a.catalog.numbers[key.Kind]
+		changes = append(changes, change{
+			kind: number, revision: a.revision + 1, old: old, new: r,
+			oldValues: a.catalog.values(number, old), newValues: a.catalog.values(number, r),
+		})
+	}
+	return changes, nil
+}
+
+func (a *attempt) compare(c store.Compare) error {
+	r, err := a.get(c.Key)
+	if err != nil {
+		return err
+	}
+	switch {
+	case r == nil && c.Revision != 0:
+		return fmt.Errorf("compare %s: it is gone, want revision %d: %w", c.Key, c.Revision, fault.Conflict)
+	case r != nil && r.Revision != c.Revision:
+		return fmt.Errorf("compare %s: it has revision %d, want %d: %w", c.Key, r.Revision, c.Revision, fault.Conflict)
+	}
+	return nil
+}
+
+// op applies one operation and returns the resource as it is then; nil when it is gone.
+func (a *attempt) op(op *store.Op) (*resource.Resource, error) {
+	if op.Resource == nil {
+		return nil, fmt.Errorf("operation without a resource: %w", fault.Invalid)
+	}
+	key := op.Resource.Key
+	old, err := a.present(key)
+	if err != nil {
+		return nil, err
+	}
+	if op.Type == store.Create {
+		return a.create(op.Resource, old)
+	}
+	if old == nil {
+		return nil, fmt.Errorf("%s %s: %w", op.Type, key, fault.NotFound)
+	}
+	if op.UID != "" && op.UID != old.UID {
+		return nil, fmt.Errorf("%s %s: uid is %s, want %s: %w", op.Type, key, old.UID, op.UID, fault.Conflict)
+	}
+	var r *resource.Resource
+	switch op.Type {
+	case store.Update:
+		r, err = a.update(op.Resource, old)
+	case store.Delete:
+		r, err = a.delete(old)
+	case store.AddFinalizer:
+		r, err = a.addFinalizer(old, op.Finalizer)
+	case store.RemoveFinalizer:
+		r = a.removeFinalizer(old, op.Finalizer)
+	default:
+		err = fmt.Errorf("operation %d: %w", op.Type, fault.Invalid)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r != old {
+		a.set(key, r)
+	}
+	return r, nil
+}
+
+func (a *attempt) create(want, old *resource.Resource) (*resource.Resource, error) {
+	if old != nil && old.Phase == resource.TearingDown {
+		return nil, fmt.Errorf("create %s: the former one is still being torn down: %w", want.Key, fault.Exists)
+	}
+	if old != nil {
+		return nil, fmt.Errorf("create %s: %w", want.Key, fault.Exists)
+	}
+	if err := a.check(want); err != nil {
+		return nil, err
+	}
+	r := *want
+	r.UID = uuid.NewString()
+	r.Owner = a.tx.Writer
+	r.Revision = a.revision + 1
+	r.Generation = 1
+	r.Phase = resource.Running
+	r.Created = time.Unix(0, time.Now().UnixNano()).UTC()
+	a.set(r.Key, &r)
+	return &r, nil
+}
+
+// check refuses what can never be stored.
+func (a *attempt) check(r *resource.Resource) error {
+	k := &a.catalog.kinds[a.catalog.numbers[r.Kind]]
+	switch {
+	case r.Name == "" || strings.ContainsRune(r.Name, 0) || strings.ContainsRune(r.Project, 0):
+		return fmt.Errorf("name of %s: empty, or with a NUL: %w", r.Key, fault.Invalid)
+	case k.Global && r.Project != "":
+		return fmt.Errorf("%s: kind %s lives outside projects: %w", r.Key, r.Kind, fault.Invalid)
+	case !k.Global && r.Project == "":
+		return fmt.Errorf("%s: kind %s lives in a project: %w", r.Key, r.Kind, fault.Invalid)
+	case reflect.TypeOf(r.Spec) != k.spec:
+		return fmt.Errorf("%s: spec is a %T, want %s: %w", r.Key, r.Spec, k.spec, fault.Invalid)
+	}
+	return nil
+}
+
+func (a *attempt) update(want, old *resource.Resource) (*resource.Resource, error) {
+	if old.Owner != a.tx.Writer {
+		return nil, a.denied("update", old)
+	}
+	if want.Revision != 0 && want.Revision != old.Revision {
+		return nil, fmt.Errorf("update %s: it has revision %d, want %d: %w", old.Key, old.Revision, want.Revision, fault.Conflict)
+	}
+	if err := a.check(want); err != nil {
+		return nil, err
+	}
+	sameSpec := proto.Equal(want.Spec, old.Spec)
+	if sameSpec && maps.Equal(want.Labels, old.Labels) && maps.Equal(want.Annotations, old.Annotations) {
+		return old, nil
+	}
+	r := a.next(old)
+	r.Labels, r.Annotations = want.Labels, want.Annotations
+	if !sameSpec {
+		if old.Phase == resource.TearingDown {
+			return nil, fmt.Errorf("update %s: it is being torn down, its spec is frozen: %w", old.Key, fault.Precondition)
+		}
+		r.Spec = want.Spec
+		r.Generation++
+	}
+	return r, nil
+}
+
+func (a *attempt) delete(old *resource.Resource) (*resource.Resource, error) {
+	if old.Owner != "" && old.Owner != a.tx.Writer {
+		return nil, a.denied("delete", old)
+	}
+	if len(old.Finalizers) == 0 {
+		return nil, nil
+	}
+	if old.Phase == resource.TearingDown {
+		return old, nil
+	}
+	r := a.next(old)
+	r.Phase = resource.TearingDown
+	return r, nil
+}
+
+func (a *attempt) addFinalizer(old *resource.Resource, name string) (*resource.Resource, error) {
+	if name == "" {
+		return nil, fmt.Errorf("add finalizer to %s: it has no name: %w", old.Key, fault.Invalid)
+	}
+	if old.HasFinalizer(name) {
+		return old, nil
+	}
+	if old.Phase == resource.TearingDown {
+		return nil, fmt.Errorf("add finalizer %s to %s: it is being torn down: %w", name, old.Key, fault.Precondition)
+	}
+	r := a.next(old)
+	r.Finalizers = append(slices.Clone(old.Finalizers), name)
+	return r, nil
+}
+
+func (a *attempt) removeFinalizer(old *resource.Resource, name string) *resource.Resource {
+	i := slices.Index(old.Finalizers, name)
+	if i < 0 {
+		return old
+	}
+	if len(old.Finalizers) == 1 && old.Phase == resource.TearingDown {
+		return nil
+	}
+	r := a.next(old)
+	r.Finalizers = slices.Delete(slices.Clone(old.Finalizers), i, i+1)
+	return r
+}
+
+// next is a copy of old for this transaction to change.
+func (a *attempt) next(old *resource.Resource) *resource.Resource {
+	r := *old
+	r.Revision = a.revision + 1
+	return &r
+}
+
+func (a *attempt) denied(verb string, r *resource.Resource) error {
+	owner, writer := r.Owner, a.tx.Writer
+	if owner == "" {
+		owner = "users"
+	}
+	if writer == "" {
+		writer = "a user"
+	}
+	return fmt.Errorf("%s %s: it is owned by %s, not by %s: %w", verb, r.Key, owner, writer, fault.Denied)
+}

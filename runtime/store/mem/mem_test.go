@@ -1,0 +1,14 @@
+package mem
+
+import (
+	"testing"
+
+	"ingot/runtime/store"
+	"ingot/runtime/store/storetest"
+)
+
+func TestConformance(t *testing.T) {
+	storetest.Suite(t, func(t *testing.T) store.Store {
+		return New(storetest.Schema(), Config{History: 64})
+	})
+}
