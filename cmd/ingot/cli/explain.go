@@ -33,13 +33,13 @@ func (s *session) explainCommand() *cobra.Command {
 }
 
 func (s *session) explainKinds() error {
-	fmt.Fprintf(s.out, "%-20s %-20s %-32s %s\n", "KIND", "NAMES", "APIVERSION", "IN A PROJECT")
+	fmt.Fprintf(s.out, "%-18s %-28s %-34s %s\n", "KIND", "NAMES", "APIVERSION", "IN A PROJECT")
 	for _, info := range api.Kinds() {
 		if info.Group == "" {
 			continue
 		}
 		names := strings.Join(append([]string{info.Plural}, info.Short...), ",")
-		fmt.Fprintf(s.out, "%-20s %-20s %-32s %t\n", info.Kind, names, info.APIVersion(), !info.Global)
+		fmt.Fprintf(s.out, "%-18s %-28s %-34s %t\n", info.Kind, names, info.APIVersion(), !info.Global)
 	}
 	return nil
 }
