@@ -25,6 +25,7 @@ const (
 	NetworkPolicy    resource.Kind = "NetworkPolicy"
 	Prefix           resource.Kind = "Prefix"
 	PrefixAllocation resource.Kind = "PrefixAllocation"
+	JoinToken        resource.Kind = "JoinToken"
 )
 
 // The kinds that controllers and hosts own. A companion has the project and name of the object it
@@ -44,6 +45,9 @@ const (
 	CompiledPolicy      resource.Kind = "CompiledPolicy"
 	HostMachine         resource.Kind = "HostMachine"
 	HostInterface       resource.Kind = "HostInterface"
+	JoinTokenStatus     resource.Kind = "JoinTokenStatus"
+	Request             resource.Kind = "Request"
+	ServerState         resource.Kind = "ServerState"
 )
 
 // The groups of apiVersion.
@@ -156,6 +160,9 @@ var infos = []Info{
 		ByParent: one((*v1alpha1.PrefixAllocationSpec).GetPrefixUid),
 		ByHolder: one((*v1alpha1.PrefixAllocationSpec).GetHolderUid),
 	}}, Group: ipamGroup, Plural: "prefixallocations", Short: []string{"pa"}, ReadOnly: true},
+	{Definition: resource.Definition{Kind: JoinToken, New: message[v1alpha1.JoinTokenSpec](), Global: true},
+		Group: coreGroup, Plural: "jointokens",
+		Status: message[v1alpha1.JoinTokenStatus](), Companions: []resource.Kind{JoinTokenStatus}},
 
 	{Definition: resource.Definition{Kind: MachinePlacement, New: message[v1alpha1.MachinePlacementSpec](), Indexes: indexes{
 		ByPool: one((*v1alpha1.MachinePlacementSpec).GetPool),
@@ -197,6 +204,9 @@ var infos = []Info{
 		ByHost: one((*v1alpha1.HostInterfaceSpec).GetHost),
 		ByUID:  one((*v1alpha1.HostInterfaceSpec).GetUid),
 	}}},
+	{Definition: resource.Definition{Kind: JoinTokenStatus, New: message[v1alpha1.JoinTokenStatus](), Global: true}},
+	{Definition: resource.Definition{Kind: Request, New: message[v1alpha1.RequestSpec](), Global: true}},
+	{Definition: resource.Definition{Kind: ServerState, New: message[v1alpha1.ServerStateSpec](), Global: true}},
 }
 
 // InterfaceName is the NetworkInterface that nic of the machine is attached to: the one it refers
