@@ -55,14 +55,29 @@ func FromObject(o *v1alpha1.Object) (*resource.Resource, error) {
 	if v := o.GetApiVersion(); v != "" && v != info.APIVersion() {
 		faults.Add("apiVersion", "%q is not served for %s; use %q", v, info.Kind, info.APIVersion())
 	}
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	return fromObject(info, o)
+}
+
+// FromHostObject is an object of a host's view as a resource; its kind may be one that users do
+// not see. Errors: fault.Fields.
+func FromHostObject(o *v1alpha1.Object) (*resource.Resource, error) {
+	info, ok := Lookup(resource.Kind(o.GetKind()))
+	if !ok {
+		return nil, fault.Fields{{Path: "kind", Detail: fmt.Sprintf("no such kind %q", o.GetKind())}}
+	}
+	return fromObject(info, o)
+}
+
+func fromObject(info Info, o *v1alpha1.Object) (*resource.Resource, error) {
 	spec := info.New()
 	if o.Spec != nil {
 		if err := o.Spec.UnmarshalTo(spec); err != nil {
-			faults.Add("spec", "not a %s: %v", spec.ProtoReflect().Descriptor().Name(), err)
+			return nil, fault.Fields{{Path: "spec",
+				Detail: fmt.Sprintf("not a %s: %v", spec.ProtoReflect().Descriptor().Name(), err)}}
 		}
-	}
-	if err := faults.Err(); err != nil {
-		return nil, err
 	}
 	m := o.GetMetadata()
 	return &resource.Resource{
