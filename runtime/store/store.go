@@ -42,6 +42,10 @@ type Query struct {
 	// Limit bounds a page (0: no bound); After continues behind a page's Next. Only for List.
 	Limit int
 	After *resource.Key
+	// Every tells each state instead of the newest alone, to whoever must not miss one that is
+	// passed through. A watcher that falls 65,536 events behind is reset. Only for Watch, and for
+	// all of its queries when one says so.
+	Every bool
 }
 
 // A Page is one part of a list.

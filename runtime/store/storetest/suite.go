@@ -35,6 +35,7 @@ func Suite(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a watch starts with the present state", testWatchInitial},
 		{"a watch tells what enters and leaves the selection", testWatchSelection},
 		{"a watch coalesces by resource and not by name", testWatchCoalesces},
+		{"a watch of every state skips none, or is reset", testWatchEvery},
 		{"a watch resumes from a revision", testWatchResume},
 		{"a watch that is too far behind is reset", testWatchReset},
 		{"a watcher knows where to resume although nothing matched", testWatchRevision},

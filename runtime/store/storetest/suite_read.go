@@ -268,3 +268,28 @@ func testWatchEnds(b bench) {
 		b.Errorf("next of a closed store: %v", err)
 	}
 }
+
+func testWatchEvery(b bench) {
+	w := b.watch(0, store.Query{Kind: Server, Every: true})
+	b.next(w)
+	r := b.create(New(Server, "p", "a", "v", "1"))
+	b.update(New(Server, "p", "a", "v", "2"))
+	b.delete(r)
+	if got := b.next(w); got != "+a=1 +a=2 -a=2" {
+		b.Errorf("told %q", got)
+	}
+	b.silent(w)
+	if w.Revision() != 3 {
+		b.Errorf("watcher is at %d, want 3", w.Revision())
+	}
+	ops := make([]store.Op, 1<<16+1)
+	for i := range ops {
+		ops[i] = store.Op{Type: store.Create, Resource: New(Server, "p", fmt.Sprint(i))}
+	}
+	b.txn("", ops...)
+	batch, err := w.Next(b.Context())
+	if err != nil || !batch.Reset || len(batch.Events) != len(ops) {
+		b.Errorf("far behind: reset %t, %d events, %v", batch.Reset, len(batch.Events), err)
+	}
+	b.silent(w)
+}

@@ -134,6 +134,7 @@ func (s *Store) Watch(ctx context.Context, from uint64, queries ...store.Query) 
 			return nil, err
 		}
 		w.queries = append(w.queries, checked)
+		w.every = w.every || q.Every
 	}
 	if err := s.start(w, from); err != nil {
 		return nil, err
@@ -235,5 +236,5 @@ func (s *Store) publish(base *view, st *stage) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	s.view.Store(next)
-	s.hub.deliver(st.revision, st.changes)
+	s.hub.deliver(next, st.changes)
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,9 @@ import (
 	"ingot/runtime/resource"
 	"ingot/runtime/store"
 )
+
+// everyLimit bounds the events that a watcher of every state keeps.
+const everyLimit = 1 << 16
 
 // A topic is what subscriptions hang on: a write looks up its own topics and touches nobody else.
 type topic struct {
@@ -66,7 +70,7 @@ func (h *hub) add(w *watcher, v *view, from uint64) {
 	}
 	w.fetched = from
 	h.history.since(from, func(c *change) { w.stage(c) })
-	w.flush(v.revision)
+	w.flush(v)
 }
 
 func (h *hub) remove(w *watcher) {
@@ -92,8 +96,8 @@ func (h *hub) close(err error) {
 	}
 }
 
-// deliver hands changes, which end at revision, to watchers: all of them at once to each one.
-func (h *hub) deliver(revision uint64, changes []change) {
+// deliver hands changes, which lead to v, to watchers: all of them at once to each one.
+func (h *hub) deliver(v *view, changes []change) {
 	for i := range changes {
 		c := &changes[i]
 		h.history.add(c)
@@ -111,11 +115,11 @@ func (h *hub) deliver(revision uint64, changes []change) {
 		}
 	}
 	for i, w := range h.touched {
-		w.flush(revision)
+		w.flush(v)
 		h.touched[i] = nil
 	}
 	h.touched = h.touched[:0]
-	h.complete.Store(revision)
+	h.complete.Store(v.revision)
 }
 
 func (h *hub) offer(c *change, t topic) {
@@ -148,6 +152,7 @@ type pending struct {
 type watcher struct {
 	hub     *hub
 	queries []query
+	every   bool        // one of the queries says so
 	stop    func() bool // frees what ties the watcher to its context
 
 	// Guarded by hub.mu.
@@ -157,9 +162,10 @@ type watcher struct {
 
 	mu       sync.Mutex         // guards all below
 	initial  *view              // the state to deliver first
-	pending  map[string]pending // by UID
-	revision uint64             // of the last batch in pending
-	fetched  uint64             // of the last batch fetched
+	pending  map[string]pending // by UID; or, with every:
+	log      []pending
+	revision uint64 // of the last batch in pending
+	fetched  uint64 // of the last batch fetched
 	err      error
 	wake     chan struct{} // holds one token when there is something to fetch
 }
@@ -188,15 +194,22 @@ func (w *watcher) stage(c *change) bool {
 }
 
 // flush makes what is staged available, in one step.
-func (w *watcher) flush(revision uint64) {
+func (w *watcher) flush(v *view) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, p := range w.staged {
-		w.merge(p)
+	if w.every {
+		w.log = append(w.log, w.staged...)
+		if len(w.log) > everyLimit {
+			w.log, w.initial = nil, v
+		}
+	} else {
+		for _, p := range w.staged {
+			w.merge(p)
+		}
 	}
 	clear(w.staged)
 	w.staged, w.touched = w.staged[:0], false
-	w.revision = revision
+	w.revision = v.revision
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -249,29 +262,35 @@ func (w *watcher) take() (store.Batch, bool, error) {
 		return store.Batch{Revision: v.revision, Reset: true, Events: v.events(w.queries)}, true, nil
 	}
 	w.fetched = max(w.fetched, w.revision, complete)
-	if len(w.pending) == 0 {
-		return store.Batch{}, false, nil
-	}
-	batch := store.Batch{Revision: w.fetched, Events: make([]store.Event, 0, len(w.pending))}
-	ordered := make([]pending, 0, len(w.pending))
-	for _, p := range w.pending {
-		ordered = append(ordered, p)
-	}
-	clear(w.pending)
-	slices.SortFunc(ordered, func(a, b pending) int {
-		return cmp.Or(cmp.Compare(a.revision, b.revision), a.Resource.Compare(b.Resource.Key), -cmp.Compare(flag(a.Deleted), flag(b.Deleted)))
-	})
-	for _, p := range ordered {
-		batch.Events = append(batch.Events, p.Event)
-	}
-	return batch, true, nil
+	events := w.drain()
+	return store.Batch{Revision: w.fetched, Events: events}, len(events) > 0, nil
 }
 
-func flag(b bool) int {
-	if b {
-		return 1
+// drain empties pending, or log, into events in order.
+func (w *watcher) drain() []store.Event {
+	ordered := w.log
+	w.log = nil
+	if len(w.pending) > 0 {
+		ordered = slices.AppendSeq(make([]pending, 0, len(w.pending)), maps.Values(w.pending))
+		clear(w.pending)
+		slices.SortFunc(ordered, pending.compare)
 	}
-	return 0
+	events := make([]store.Event, len(ordered))
+	for i := range ordered {
+		events[i] = ordered[i].Event
+	}
+	return events
+}
+
+// compare orders by revision, then key; at one key the former resource goes before its successor.
+func (p pending) compare(o pending) int {
+	if c := cmp.Or(cmp.Compare(p.revision, o.revision), p.Resource.Compare(o.Resource.Key)); c != 0 || p.Deleted == o.Deleted {
+		return c
+	}
+	if p.Deleted {
+		return -1
+	}
+	return 1
 }
 
 // events are all that any of the queries selects, each resource once.
@@ -297,7 +316,7 @@ func (w *watcher) Revision() uint64 {
 	complete := w.hub.complete.Load() // before the look at pending: see hub.deliver
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.initial == nil && len(w.pending) == 0 {
+	if w.initial == nil && len(w.pending) == 0 && len(w.log) == 0 {
 		w.fetched = max(w.fetched, w.revision, complete)
 	}
 	return w.fetched
@@ -317,7 +336,7 @@ func (w *watcher) end(err error) {
 	if w.err != nil {
 		return
 	}
-	w.err, w.pending, w.initial = err, nil, nil
+	w.err, w.pending, w.log, w.initial = err, nil, nil, nil
 	select {
 	case w.wake <- struct{}{}:
 	default:
