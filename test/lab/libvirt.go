@@ -1,0 +1,70 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// LibvirtSocket is where a host's libvirtd listens, on that host.
+const LibvirtSocket = "/run/libvirt/libvirt-sock"
+
+// qemuConf keeps libvirt from what the lab's namespaces do themselves or cannot do: mount
+// namespaces, cgroups, security labels, a log daemon.
+const qemuConf = `user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+`
+
+// StartLibvirt starts the host's libvirtd and returns when it answers. The process may be killed
+// and restarted; domains outlive it.
+func (h *Host) StartLibvirt(ctx context.Context) (*Process, error) {
+	daemonConf := fmt.Sprintf("host_uuid = %q\nauth_unix_rw = \"none\"\nunix_sock_rw_perms = \"0700\"\n", uuid.NewString())
+	for name, text := range map[string]string{"qemu.conf": qemuConf, "libvirtd.conf": daemonConf} {
+		if err := os.WriteFile(h.Path("/etc/libvirt/"+name), []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	p, err := h.Start(Program{Name: "libvirtd", Args: []string{"/usr/sbin/libvirtd"}})
+	if err != nil {
+		return nil, err
+	}
+	return p, h.WaitSocket(ctx, p, LibvirtSocket)
+}
+
+// WaitSocket waits until a Unix socket on the host accepts connections. It gives up when p ends.
+func (h *Host) WaitSocket(ctx context.Context, p *Process, inside string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		conn, err := net.Dial("unix", h.Path(inside))
+		if err == nil {
+			return conn.Close()
+		}
+		if !p.Running() {
+			return fmt.Errorf("start %s on %s: it ended: %w (log: %s)", p.Name, h.Name, p.Wait(ctx), p.Log)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s of %s on %s: %w (log: %s)", filepath.Base(inside), p.Name, h.Name, err, p.Log)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Virsh runs virsh on the host, against its own libvirtd.
+func (h *Host) Virsh(ctx context.Context, args ...string) ([]byte, error) {
+	return h.Exec(ctx, "virsh", append([]string{"-q", "-c", "qemu:///system"}, args...)...)
+}
