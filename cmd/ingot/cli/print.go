@@ -154,7 +154,7 @@ var columns = map[string][]column{
 		{header: "STATE", value: at("status.state")},
 		{header: "IPS", value: at("status.networkInterfaces.ips")},
 		{header: "WAITS-FOR", value: waitsFor},
-		{header: "ID", value: at("status.machineId"), wide: true},
+		{header: "ID", value: at("status.machineID"), wide: true},
 	},
 	"Network": {{header: "STATE", value: at("status.state")}, {header: "VNI", value: at("status.vni")}},
 	"NetworkInterface": {

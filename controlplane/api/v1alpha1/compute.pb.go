@@ -72,7 +72,7 @@ func (x *MachineClassSpec) GetCapabilities() map[string]string {
 type MachinePoolSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identity of the host at its provider: ingot://<host>.
-	ProviderId string `protobuf:"bytes,1,opt,name=provider_id,json=providerId,proto3" json:"provider_id,omitempty"`
+	ProviderId string `protobuf:"bytes,1,opt,name=provider_id,json=providerID,proto3" json:"provider_id,omitempty"`
 	// Keep machines away that do not tolerate them.
 	Taints        []*Taint `protobuf:"bytes,2,rep,name=taints,proto3" json:"taints,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -868,7 +868,7 @@ func (x *LocalDisk) GetImage() string {
 type MachineStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The runtime's id.
-	MachineId string `protobuf:"bytes,1,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
+	MachineId string `protobuf:"bytes,1,opt,name=machine_id,json=machineID,proto3" json:"machine_id,omitempty"`
 	// Pending, Running, Shutdown, Terminating or Terminated.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// The spec generation that the host has applied.
@@ -1378,7 +1378,7 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
 	"\x0fMachinePoolSpec\x12\x1f\n" +
 	"\vprovider_id\x18\x01 \x01(\tR\n" +
-	"providerId\x12-\n" +
+	"providerID\x12-\n" +
 	"\x06taints\x18\x02 \x03(\v2\x15.ingot.v1alpha1.TaintR\x06taints\"G\n" +
 	"\x05Taint\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -1448,7 +1448,7 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\x05image\x18\x02 \x01(\tR\x05image\"\xbf\x03\n" +
 	"\rMachineStatus\x12\x1d\n" +
 	"\n" +
-	"machine_id\x18\x01 \x01(\tR\tmachineId\x12\x14\n" +
+	"machine_id\x18\x01 \x01(\tR\tmachineID\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12/\n" +
 	"\x13observed_generation\x18\x03 \x01(\rR\x12observedGeneration\x129\n" +
 	"\n" +

@@ -25,7 +25,7 @@ const (
 type NetworkSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// ingot://vni/<n> asks for a VNI; set by the server when empty.
-	ProviderId    string `protobuf:"bytes,1,opt,name=provider_id,json=providerId,proto3" json:"provider_id,omitempty"`
+	ProviderId    string `protobuf:"bytes,1,opt,name=provider_id,json=providerID,proto3" json:"provider_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -76,7 +76,7 @@ type NetworkStatus struct {
 	Vni        uint32       `protobuf:"varint,2,opt,name=vni,proto3" json:"vni,omitempty"`
 	Conditions []*Condition `protobuf:"bytes,3,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	// ingot://vni/<n>
-	ProviderId    string `protobuf:"bytes,4,opt,name=provider_id,json=providerId,proto3" json:"provider_id,omitempty"`
+	ProviderId    string `protobuf:"bytes,4,opt,name=provider_id,json=providerID,proto3" json:"provider_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1174,7 +1174,7 @@ const file_ingot_v1alpha1_networking_proto_rawDesc = "" +
 	"\x1fingot/v1alpha1/networking.proto\x12\x0eingot.v1alpha1\x1a\x19ingot/v1alpha1/ipam.proto\x1a\x19ingot/v1alpha1/meta.proto\".\n" +
 	"\vNetworkSpec\x12\x1f\n" +
 	"\vprovider_id\x18\x01 \x01(\tR\n" +
-	"providerId\"\x93\x01\n" +
+	"providerID\"\x93\x01\n" +
 	"\rNetworkStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x10\n" +
 	"\x03vni\x18\x02 \x01(\rR\x03vni\x129\n" +
@@ -1182,7 +1182,7 @@ const file_ingot_v1alpha1_networking_proto_rawDesc = "" +
 	"conditions\x18\x03 \x03(\v2\x19.ingot.v1alpha1.ConditionR\n" +
 	"conditions\x12\x1f\n" +
 	"\vprovider_id\x18\x04 \x01(\tR\n" +
-	"providerId\"l\n" +
+	"providerID\"l\n" +
 	"\x11VNIAllocationSpec\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1f\n" +
