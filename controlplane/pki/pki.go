@@ -41,16 +41,18 @@ type Authority struct {
 	now  func() time.Time
 }
 
-// NewAuthority makes a self-signed authority with a new name around key.
+// NewAuthority makes a self-signed authority of key. Its name follows from the key, so that an
+// authority made anew of the same key still is the issuer of what it has issued.
 func NewAuthority(key crypto.Signer) (*Authority, error) {
-	id := make([]byte, 4)
-	if _, err := rand.Read(id); err != nil {
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
 		return nil, fmt.Errorf("name authority: %w", err)
 	}
+	id := sha256.Sum256(public)
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: fmt.Sprintf("ingot authority %x", id)},
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("ingot authority %x", id[:4])},
 		NotBefore:             now.Add(-skew),
 		NotAfter:              now.Add(authorityLife),
 		IsCA:                  true,

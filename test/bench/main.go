@@ -10,18 +10,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 
 	"ingot/test/bench/result"
-	"ingot/test/bench/throughput"
 )
 
 // benches are all benchmarks in the order of the report.
-var benches = slices.Concat(
-	throughput.Benches(),
-)
+var benches = []result.Bench{}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

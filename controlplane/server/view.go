@@ -1,0 +1,163 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	kresource "k8s.io/apimachinery/pkg/api/resource"
+
+	"ingot/controlplane/api"
+	"ingot/controlplane/api/v1alpha1"
+	"ingot/runtime/fault"
+	"ingot/runtime/resource"
+)
+
+// parts are the companions of one object, by kind.
+type parts map[resource.Kind]*resource.Resource
+
+// part is the companion's spec as T; nil when there is none.
+func part[T proto.Message](p parts, kind resource.Kind) T {
+	var none T
+	if r := p[kind]; r != nil {
+		return resource.Spec[T](r)
+	}
+	return none
+}
+
+// object shows r to users, joined with its companions.
+func (s *Server) object(ctx context.Context, info api.Info, r *resource.Resource) (*v1alpha1.Object, error) {
+	p := parts{}
+	for _, kind := range info.Companions {
+		c, err := s.store.Get(ctx, resource.Key{Kind: kind, Project: r.Project, Name: r.Name})
+		if err == nil {
+			p[kind] = c
+		} else if !errors.Is(err, fault.NotFound) {
+			return nil, fmt.Errorf("read %s: %w", r.Key, err)
+		}
+	}
+	return api.ToObject(r, statusOf(info, r, p))
+}
+
+// redacted is object without the bytes of secrets, for everything but Get.
+func (s *Server) redacted(ctx context.Context, info api.Info, r *resource.Resource) (*v1alpha1.Object, error) {
+	return s.object(ctx, info, withoutData(r))
+}
+
+// withoutData is r without the bytes when it is a secret; the names of its keys stay.
+func withoutData(r *resource.Resource) *resource.Resource {
+	if r.Kind != api.Secret {
+		return r
+	}
+	c := r.Clone()
+	spec := resource.Spec[*v1alpha1.SecretSpec](c)
+	for key := range spec.Data {
+		spec.Data[key] = nil
+	}
+	spec.StringData = nil
+	return c
+}
+
+// statusOf joins what controllers and hosts observed; nil for kinds without status.
+func statusOf(info api.Info, r *resource.Resource, p parts) proto.Message {
+	if info.Status == nil {
+		return nil
+	}
+	switch info.Kind {
+	case api.Machine:
+		return machineStatus(r, p)
+	case api.MachinePool:
+		return poolStatus(p)
+	}
+	if c := p[info.Companions[0]]; c != nil {
+		return c.Spec
+	}
+	status := info.Status()
+	setPending(status)
+	return status
+}
+
+// setPending is the state of what no controller has looked at.
+func setPending(status proto.Message) {
+	m := status.ProtoReflect()
+	for _, name := range []protoreflect.Name{"state", "phase"} {
+		if fd := m.Descriptor().Fields().ByName(name); fd != nil {
+			m.Set(fd, protoreflect.ValueOfString("Pending"))
+		}
+	}
+}
+
+// machineStatus joins host, scheduler and host view. Companions of a predecessor with the same
+// name do not count.
+func machineStatus(r *resource.Resource, p parts) *v1alpha1.MachineStatus {
+	status := &v1alpha1.MachineStatus{State: "Pending"}
+	if host := part[*v1alpha1.MachineStatus](p, api.MachineStatus); host.GetMachineUid() == r.UID {
+		status = proto.CloneOf(host)
+		status.MachineUid, status.Gone = "", false
+	}
+	if place := part[*v1alpha1.MachinePlacementSpec](p, api.MachinePlacement); place.GetMachineUid() == r.UID {
+		if place.Pool != "" {
+			status.MachinePoolRef = &v1alpha1.LocalRef{Name: place.Pool}
+		}
+		status.Conditions = addConditions(status.Conditions, place.Conditions)
+	}
+	if progress := part[*v1alpha1.MachineProgressSpec](p, api.MachineProgress); progress.GetMachineUid() == r.UID {
+		status.Conditions = addConditions(status.Conditions, progress.Conditions)
+	}
+	if r.Phase == resource.TearingDown && status.State != "Terminated" {
+		status.State = "Terminating"
+	}
+	return status
+}
+
+// addConditions adds those of more whose type is not there yet.
+func addConditions(have, more []*v1alpha1.Condition) []*v1alpha1.Condition {
+	types := map[string]bool{}
+	for _, c := range have {
+		types[c.Type] = true
+	}
+	for _, c := range more {
+		if !types[c.Type] {
+			have = append(have, c)
+		}
+	}
+	return have
+}
+
+// poolStatus joins the host's own report with whether the host is heard of, and takes what the
+// scheduler has given away off what is allocatable.
+func poolStatus(p parts) *v1alpha1.MachinePoolStatus {
+	status := &v1alpha1.MachinePoolStatus{State: "Pending"}
+	if host := part[*v1alpha1.MachinePoolStatus](p, api.MachinePoolStatus); host != nil {
+		status = proto.CloneOf(host)
+	}
+	if part[*v1alpha1.MachinePoolPresenceSpec](p, api.MachinePoolPresence).GetState() == "Offline" {
+		status.State = "Offline"
+	}
+	if usage := part[*v1alpha1.MachinePoolUsageSpec](p, api.MachinePoolUsage); usage != nil && len(status.Capacity) > 0 {
+		status.Allocatable = subtract(status.Capacity, usage.Used)
+	}
+	return status
+}
+
+// subtract takes quantities off quantities, never below zero.
+func subtract(from, used map[string]string) map[string]string {
+	left := make(map[string]string, len(from))
+	for name, text := range from {
+		left[name] = text
+		q, err := kresource.ParseQuantity(text)
+		if err != nil {
+			continue
+		}
+		if u, err := kresource.ParseQuantity(used[name]); err == nil {
+			q.Sub(u)
+		}
+		if q.Sign() < 0 {
+			q = kresource.Quantity{Format: q.Format}
+		}
+		left[name] = q.String()
+	}
+	return left
+}
