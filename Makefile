@@ -52,10 +52,10 @@ setup: ## install the packages that are missing; needs root only if there are an
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 		install() { $(APT) update && $(APT) install -y --no-install-recommends $$missing; }; \
 		install || { echo "trying once more"; sleep 5; install; }; fi
-	@# libvirtd needs these; packages that a lab has no use for would bring them
-	@getent passwd libvirt-qemu >/dev/null || { \
-		getent group kvm >/dev/null || groupadd --system kvm; \
-		useradd --system --gid kvm --home-dir /var/lib/libvirt --no-create-home --shell /usr/sbin/nologin libvirt-qemu; }
+	@# the user that QEMU runs as and libvirtd's log folder come with a package a lab has no use for
+	@getent group libvirt-qemu >/dev/null || groupadd --system libvirt-qemu
+	@getent passwd libvirt-qemu >/dev/null || useradd --system --gid libvirt-qemu --no-create-home \
+		--home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
 	@[ -d /var/log/libvirt ] || install -d -m 0755 /var/log/libvirt
 
 clean: ## remove what was built

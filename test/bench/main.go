@@ -10,14 +10,18 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
 	"ingot/test/bench/result"
+	"ingot/test/bench/throughput"
 )
 
 // benches are all benchmarks in the order of the report.
-var benches = []result.Bench{}
+var benches = slices.Concat(
+	throughput.Benches(),
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -65,11 +66,12 @@ const guestDomain = `
 func startGuest(t *testing.T, host *Host) testGuest {
 	t.Helper()
 	ctx := testContext(t)
-	dir := filepath.Join(host.Dir, "guest")
+	const inside = "/var/lib/ingot/guest" // QEMU, which is not root, cannot enter the lab's own folder
+	dir := host.Path(inside)
 	unpackImage(t, dir)
 	ignition := fmt.Sprintf(`{"ignition":{"version":"3.4.0"},"storage":{"files":[{"path":"/etc/motd","mode":384,
 		"contents":{"source":"data:;base64,%s"}}]}}`, base64.StdEncoding.EncodeToString([]byte("written by ignition\n")))
-	if err := os.WriteFile(filepath.Join(dir, "ignition"), []byte(ignition), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "ignition"), []byte(ignition), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := host.Do(func() error { return serveTap(t) }); err != nil {
@@ -78,11 +80,10 @@ func startGuest(t *testing.T, host *Host) testGuest {
 	if _, err := host.StartLibvirt(ctx); err != nil {
 		t.Fatal(err)
 	}
-	xml := filepath.Join(dir, "domain.xml")
-	if err := os.WriteFile(xml, fmt.Appendf(nil, guestDomain, dir, guestCommandLine), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "domain.xml"), fmt.Appendf(nil, guestDomain, inside, guestCommandLine), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range [][]string{{"define", xml}, {"start", "guest"}} {
+	for _, command := range [][]string{{"define", inside + "/domain.xml"}, {"start", "guest"}} {
 		if _, err := host.Virsh(ctx, command...); err != nil {
 			t.Fatal(err)
 		}
@@ -116,6 +117,10 @@ func unpackImage(t *testing.T, dir string) {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	out, err := exec.Command("chown", "-R", "libvirt-qemu:", dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 }
 

@@ -16,8 +16,8 @@ const LibvirtSocket = "/run/libvirt/libvirt-sock"
 
 // qemuConf keeps libvirt from what the lab's namespaces do themselves or cannot do: mount
 // namespaces, cgroups, security labels, a log daemon.
-const qemuConf = `user = "root"
-group = "root"
+const qemuConf = `user = "libvirt-qemu"
+group = "libvirt-qemu"
 dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"

@@ -23,19 +23,21 @@ type change struct {
 	revision             uint64
 	old, new             *resource.Resource // nil: there is none
 	oldValues, newValues [][]string         // index values
+	record               []byte             // new, encoded for the journal
 }
 
 // A stage evaluates transactions, one on top of the other, over a view that it does not change.
 type stage struct {
 	catalog  *catalog
+	journal  Journal // nil: nothing is encoded
 	base     *view
 	revision uint64
 	staged   map[resource.Key]*resource.Resource // nil: gone
 	changes  []change                            // in order of revision
 }
 
-func newStage(c *catalog, base *view) *stage {
-	return &stage{catalog: c, base: base, revision: base.revision, staged: map[resource.Key]*resource.Resource{}}
+func newStage(c *catalog, j Journal, base *view) *stage {
+	return &stage{catalog: c, journal: j, base: base, revision: base.revision, staged: map[resource.Key]*resource.Resource{}}
 }
 
 // attempt is one transaction on a stage.
@@ -133,10 +135,16 @@ func (a *attempt) changes() ([]change, error) {
 			continue
 		}
 		number := a.catalog.numbers[key.Kind]
-		changes = append(changes, change{
+		c := change{
 			kind: number, revision: a.revision + 1, old: old, new: r,
 			oldValues: a.catalog.values(number, old), newValues: a.catalog.values(number, r),
-		})
+		}
+		if a.journal != nil && r != nil {
+			if c.record, err = a.journal.Encode(r); err != nil {
+				return nil, err
+			}
+		}
+		changes = append(changes, c)
 	}
 	return changes, nil
 }
@@ -207,6 +215,7 @@ func (a *attempt) create(want, old *resource.Resource) (*resource.Resource, erro
 		return nil, err
 	}
 	r := *want
+	r.Kind = a.catalog.kinds[a.catalog.numbers[want.Kind]].Kind // one string for all
 	r.UID = uuid.NewString()
 	r.Owner = a.tx.Writer
 	r.Revision = a.revision + 1

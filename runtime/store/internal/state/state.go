@@ -20,16 +20,18 @@ import (
 
 // A Journal makes batches durable.
 type Journal interface {
+	// Encode returns what Write shall keep; an error refuses only the transaction that wants it.
+	Encode(r *resource.Resource) ([]byte, error)
 	// Write returns once the changes, which end at revision, are durable. After an error that is
 	// not a Refusal, nobody knows whether they are, and the store takes no more transactions.
 	Write(revision uint64, changes []Change) error
 	Close() error
 }
 
-// A Change is what became of one key; Resource is nil when it is gone.
+// A Change is what became of one key; Record is what Encode made of it, nil when it is gone.
 type Change struct {
-	Key      resource.Key
-	Resource *resource.Resource
+	Key    resource.Key
+	Record []byte
 }
 
 // A Refusal is an error of a journal that wrote nothing, such as a full disk.
@@ -191,7 +193,7 @@ func (s *Store) Txn(ctx context.Context, tx store.Txn) (store.Result, error) {
 // commit makes one batch durable and visible, and answers its requests.
 func (s *Store) commit(batch []*request) {
 	base := s.view.Load()
-	st := newStage(s.catalog, base)
+	st := newStage(s.catalog, s.journal, base)
 	for _, r := range batch {
 		r.result, r.err = st.run(r.tx)
 	}
@@ -224,9 +226,18 @@ func (s *Store) write(st *stage) (err error) {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	changes := make([]Change, 0, len(st.staged))
-	for key, r := range st.staged {
-		changes = append(changes, Change{Key: key, Resource: r})
+	changes := make([]Change, 0, len(st.changes))
+	place := make(map[resource.Key]int, len(st.changes))
+	for i := range st.changes {
+		c := &st.changes[i]
+		key, record := c.key(), c.record
+		c.record = nil
+		if at, again := place[key]; again {
+			changes[at].Record = record
+			continue
+		}
+		place[key] = len(changes)
+		changes = append(changes, Change{Key: key, Record: record})
 	}
 	return s.journal.Write(st.revision, changes)
 }
