@@ -17,9 +17,7 @@ const (
 	protoTCP = 6
 	protoUDP = 17
 
-	tcpFIN = 0x01
 	tcpSYN = 0x02
-	tcpPSH = 0x08
 	tcpACK = 0x10
 
 	// Flags and types of virtio-net headers (virtio 1.2, section 5.1.6).
