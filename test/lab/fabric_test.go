@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ingot/test/need"
 )
 
@@ -174,5 +176,28 @@ func TestUplinksHaveTheMTUAndSegmentationAskedFor(t *testing.T) {
 				t.Errorf("%s: no %q in %s", tc.device, want, features)
 			}
 		}
+	}
+}
+
+func TestDetachedLabEndsWithItsHolders(t *testing.T) {
+	f := ForTest(t, FabricConfig{Hosts: 1})
+	p, err := f.Hosts[0].Start(Program{Name: "sleeper", Args: []string{"sleep", "1000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	if !p.Running() {
+		t.Fatal("program ended when the lab was detached")
+	}
+	for _, pid := range f.Pids() {
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, func() bool { return !p.Running() })
+	if err := os.RemoveAll(f.Dir); err != nil { // it is the detacher's from then on
+		t.Error(err)
 	}
 }
