@@ -33,7 +33,7 @@ type Config struct {
 	Classes []Class
 	// Capacity is what the host has; zero fields are read from the host.
 	Capacity Resources
-	// Reserve is kept back from machines for the host itself.
+	// Reserve is kept back from machines for the host itself. Default 1 GiB of memory, no CPU.
 	Reserve Resources
 	// CPUOvercommit is how many vCPUs are sold per CPU. Default 1.
 	CPUOvercommit float64
@@ -141,6 +141,7 @@ func validateClasses(classes []Class) error {
 func (c Config) withDefaults() Config {
 	setDefault(&c.Version, "0.0.0")
 	setDefault(&c.CPUOvercommit, 1)
+	setDefault(&c.Reserve.MemoryBytes, 1<<30)
 	setDefault(&c.EmulatorUser, "libvirt-qemu")
 	setDefault(&c.EmulatorGroup, "libvirt-qemu")
 	setDefault(&c.Cmdline, "console=ttyS0")
