@@ -18,15 +18,16 @@ const metadataURI = "https://ingot.dev/xmlns/machine/1"
 // (https://coreos.github.io/ignition/supported-platforms/, "qemu").
 const ignitionKey = "opt/com.coreos/config"
 
-// metadata is the element kept in the domain.
+// metadata is the element kept in the domain. libvirt hands it back without its namespace.
 type metadata struct {
-	XMLName xml.Name `xml:"https://ingot.dev/xmlns/machine/1 machine"`
+	XMLName xml.Name `xml:"machine"`
+	Space   string   `xml:"xmlns,attr,omitempty"`
 	UID     string   `xml:"uid,attr,omitempty"`
 }
 
 // render writes the persistent definition of a domain. It holds paths and names, never secrets.
 func render(spec domain.Spec) (string, error) {
-	meta, err := xml.Marshal(metadata{UID: spec.UID})
+	meta, err := xml.Marshal(metadata{Space: metadataURI, UID: spec.UID})
 	if err != nil {
 		return "", fmt.Errorf("render metadata: %w", err)
 	}
