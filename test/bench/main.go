@@ -1,12 +1,13 @@
 // Command bench measures what docs promise in numbers, prints a table and writes bench.json. It
 // reports and never judges: a missed goal is no failure, only a benchmark that could not run is.
 //
-//	go run ./test/bench [ONLY=prefix] [OUT=bench.json]
+//	go run ./test/bench [-only prefix] [-out bench.json]
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -24,27 +25,22 @@ var benches = slices.Concat(
 )
 
 func main() {
+	var cfg config
+	flag.StringVar(&cfg.only, "only", "", "run benchmarks whose name starts with `prefix`")
+	flag.StringVar(&cfg.out, "out", "bench.json", "write the results to `file`")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
-	only, out := "", "bench.json"
-	for _, arg := range args {
-		switch key, value, _ := strings.Cut(arg, "="); key {
-		case "ONLY":
-			only = value
-		case "OUT":
-			out = value
-		default:
-			return fmt.Errorf("argument %q: want ONLY=prefix or OUT=file", arg)
-		}
-	}
-	results, err := measure(ctx, only)
+type config struct{ only, out string }
+
+func run(ctx context.Context, cfg config) error {
+	results, err := measure(ctx, cfg.only)
 	if err := result.Table(os.Stdout, results); err != nil {
 		return err
 	}
@@ -52,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	if jsonErr != nil {
 		return fmt.Errorf("encode results: %w", jsonErr)
 	}
-	if err := os.WriteFile(out, append(encoded, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(cfg.out, append(encoded, '\n'), 0o644); err != nil {
 		return err
 	}
 	return err
