@@ -2,70 +2,169 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
+	"sync"
 
+	"ingot/dataplane/internal/bpf"
+	"ingot/dataplane/internal/netdev"
 	"ingot/runtime/fault"
+)
+
+// overhead is the outer IPv6 header.
+const overhead = 40
+
+// The gateway's own addresses, the same for every machine.
+var (
+	gateway4 = netip.MustParseAddr("169.254.0.1")
+	gateway6 = netip.MustParseAddr("fe80::1")
 )
 
 // A Manager is this host's dataplane. Its methods may be called from several goroutines.
 type Manager struct {
-	cfg Config
+	cfg     Config
+	kernel  *bpf.Objects
+	records records
+	mtu     int // of machines
+
+	mu      sync.Mutex // guards what follows, and the order of writes to the kernel
+	ports   map[string]*port
+	locals  map[RouteKey]int // ifindex of the port that owns the prefix
+	groups  map[RouteKey]uint32
+	serials bpf.Serials
+}
+
+// A port is one that is recorded; it is ready when all of it is in place.
+type port struct {
+	record
+	device netdev.Device
+	value  bpf.Port
+	rules  [2]ruleTables // what the rule sets of value are made of: ingress, egress
+	ready  bool
 }
 
 // Open adopts what an earlier process left under cfg.Dir and cfg.StateDir, or starts afresh.
 // Forwarding goes on while it works. Errors: fault.Invalid for cfg, fault.Unsupported where
-// the kernel lacks something.
+// the kernel lacks something. A recorded port that cannot be brought up is logged and stays
+// not ready; EnsurePort tries again.
 func Open(cfg Config) (*Manager, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w: %w", fault.Invalid, err)
 	}
-	return &Manager{cfg: cfg.withDefaults()}, nil
+	m := &Manager{
+		cfg:     cfg.withDefaults(),
+		records: records{cfg.StateDir},
+		ports:   map[string]*port{},
+		locals:  map[RouteKey]int{},
+		groups:  map[RouteKey]uint32{},
+	}
+	if err := m.open(); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	return m, nil
 }
 
-// EnsurePort creates the port or brings it to spec. It is durable and filtered when it returns.
-func (m *Manager) EnsurePort(ctx context.Context, spec PortSpec) (PortStatus, error) {
-	return PortStatus{}, fmt.Errorf("ensure port %s: %w", spec.ID, fault.Unsupported)
+// open goes maps, programs, ports, uplinks: an uplink's program delivers from its first packet.
+func (m *Manager) open() error {
+	uplinks := make([]netdev.Device, len(m.cfg.Uplinks))
+	for i, name := range m.cfg.Uplinks {
+		d, err := netdev.Find(name)
+		if err != nil {
+			return fmt.Errorf("open uplink: %w", err)
+		}
+		if mtu := d.MTU - overhead; i == 0 || mtu < m.mtu {
+			m.mtu = mtu
+		}
+		uplinks[i] = d
+	}
+	var err error
+	m.kernel, err = bpf.Open(m.cfg.Dir, m.conf(uplinks[0]), bpf.Sizes{
+		Ports: m.cfg.MaxPorts, Flows: m.cfg.MaxFlows, Routes: m.cfg.MaxRoutes,
+	})
+	if err != nil {
+		return err
+	}
+	if m.serials, _, err = m.kernel.Serials.Get(0); err != nil {
+		return err
+	}
+	m.adoptRoutes()
+	all, err := m.records.load()
+	if err != nil {
+		return err
+	}
+	for _, rec := range all { // all slots are known before one is given away
+		m.ports[rec.Spec.ID] = &port{record: rec}
+	}
+	for _, p := range m.ports {
+		if err := m.adopt(p); err != nil {
+			m.cfg.Log.Error("adopt port", "port", p.Spec.ID, "error", err)
+		}
+	}
+	for _, d := range uplinks {
+		if err := m.attachUplink(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// DeletePort removes the port and all that belongs to it; an unknown port is a success.
-func (m *Manager) DeletePort(ctx context.Context, id string) error {
-	return fmt.Errorf("delete port %s: %w", id, fault.Unsupported)
+func (m *Manager) conf(uplink netdev.Device) bpf.Conf {
+	c := bpf.Conf{
+		UnderlayLen:  uint32(m.cfg.UnderlayPrefix.Bits()),
+		Mtu:          uint32(m.mtu),
+		FlowsPerPort: uint32(m.cfg.FlowsPerPort),
+		Uplink:       uint32(uplink.Index),
+		GatewayMac:   [6]uint8(m.cfg.GatewayMAC),
+		Gateway4:     gateway4.As4(),
+	}
+	c.Underlay.B = m.cfg.UnderlayPrefix.Addr().As16()
+	c.Gateway6.B = gateway6.As16()
+	return c
 }
 
-// Prune removes every port, tap, pin and map entry that belongs to none of keep. Call it only
-// with the full desired state at hand.
-func (m *Manager) Prune(ctx context.Context, keep []string) error {
-	return fmt.Errorf("prune: %w", fault.Unsupported)
-}
-
-// Ports lists the ports in order of their ID.
-func (m *Manager) Ports() []PortStatus { return nil }
-
-// ApplyRoutes upserts the routes; one without next hops is deleted.
-func (m *Manager) ApplyRoutes(ctx context.Context, routes []Route) error {
-	return fmt.Errorf("apply routes: %w", fault.Unsupported)
-}
-
-// SyncRoutes makes all the whole set of the VNI's routes.
-func (m *Manager) SyncRoutes(ctx context.Context, vni uint32, all []Route) error {
-	return fmt.Errorf("sync routes of VNI %d: %w", vni, fault.Unsupported)
-}
-
-// Counters reports every port, and one entry with PortID "" for what belongs to none.
-func (m *Manager) Counters() ([]PortCounters, error) {
-	return nil, fmt.Errorf("read counters: %w", fault.Unsupported)
-}
-
-// Flows lists the connections of one port.
-func (m *Manager) Flows(portID string) ([]Flow, error) {
-	return nil, fmt.Errorf("list flows of %s: %w", portID, fault.Unsupported)
+// attachUplink puts tc first: it takes packets both in and out of the tunnel.
+func (m *Manager) attachUplink(d netdev.Device) error {
+	if err := netdev.AllowLookups(d.Name); err != nil {
+		return err
+	}
+	if err := m.kernel.AttachUplink("uplink-"+d.Name, d.Index); err != nil {
+		return err
+	}
+	xdp := "uplink-xdp-" + d.Name
+	if m.cfg.Receive == ReceiveTC || m.cfg.Receive == ReceiveAuto && d.Kind == "veth" {
+		return m.kernel.Detach(xdp)
+	}
+	err := m.kernel.AttachUplinkXDP(xdp, d.Index)
+	if m.cfg.Receive == ReceiveAuto && errors.Is(err, fault.Unsupported) {
+		m.cfg.Log.Info("receive mode", "uplink", d.Name, "mode", ReceiveTC)
+		return nil
+	}
+	return err
 }
 
 // Run answers DHCP and router solicitations and expires flows until ctx ends; then it returns nil.
 func (m *Manager) Run(ctx context.Context) error {
-	<-ctx.Done()
+	m.expire(ctx)
 	return nil
 }
 
 // Close releases this process' handles; everything stays pinned and forwarding.
-func (m *Manager) Close() error { return nil }
+func (m *Manager) Close() error {
+	if m.kernel != nil {
+		m.kernel.Close()
+	}
+	return nil
+}
+
+// nextEpoch is written down before it is used, so that none is ever used twice.
+func (m *Manager) nextEpoch() (uint32, error) {
+	m.serials.Epoch++
+	return m.serials.Epoch, m.kernel.Serials.Put(0, m.serials)
+}
+
+func (m *Manager) nextRuleset() (uint32, error) {
+	m.serials.Ruleset++
+	return m.serials.Ruleset, m.kernel.Serials.Put(0, m.serials)
+}

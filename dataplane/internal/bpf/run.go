@@ -1,0 +1,30 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// skbIfindex is the offset of ifindex in struct __sk_buff; see linux/bpf.h.
+const (
+	skbSize    = 192
+	skbIfindex = 40
+)
+
+func run(p *ebpf.Program, ifindex int, packet []byte, repeat int) (uint32, []byte, int64, error) {
+	options := &ebpf.RunOptions{Data: packet, DataOut: make([]byte, len(packet)+256), Repeat: uint32(repeat)}
+	if p.Type() == ebpf.SchedCLS {
+		ctx := make([]byte, skbSize)
+		binary.NativeEndian.PutUint32(ctx[skbIfindex:], uint32(ifindex))
+		options.Context = ctx
+	}
+	begin := time.Now()
+	action, err := p.Run(options)
+	if err != nil {
+		return 0, nil, 0, fmt.Errorf("run %s: %w", p, err)
+	}
+	return action, options.DataOut, time.Since(begin).Nanoseconds() / int64(max(repeat, 1)), nil
+}
