@@ -27,6 +27,9 @@ func (l *hostLink) keep(ctx context.Context, report *v1alpha1.HostReport) ([]*v1
 		if err := l.keepPool(ctx, report.Hello); err != nil {
 			return nil, fmt.Errorf("register pool %s: %w", l.host, err)
 		}
+		if err := l.setPresence(ctx, l.host, "Online"); err != nil {
+			return nil, fmt.Errorf("note presence of %s: %w", l.host, err)
+		}
 	}
 	if report.Pool != nil {
 		status := proto.CloneOf(report.Pool)
