@@ -8,6 +8,15 @@
 
 const volatile struct config conf;
 
+/* copy_conf reads a field byte by byte: a cast that drops volatile would let the compiler take
+ * the zeros that it sees for the value.
+ */
+static __always_inline void copy_conf(void *to, const volatile __u8 *from, int n)
+{
+	for (int i = 0; i < n; i++)
+		((__u8 *)to)[i] = from[i];
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, __u32); /* ifindex */

@@ -113,7 +113,7 @@ static __always_inline int send_to_machine(struct __sk_buff *ctx, const struct p
 	struct ethhdr eth;
 
 	__builtin_memcpy(eth.h_dest, port->mac, 6);
-	__builtin_memcpy(eth.h_source, (const void *)conf.gateway_mac, 6);
+	copy_conf(eth.h_source, conf.gateway_mac, 6);
 	eth.h_proto = p->key.family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	if (bpf_skb_store_bytes(ctx, 0, &eth, sizeof(eth), 0))
 		return drop(port->slot, DROP_REWRITE);

@@ -74,9 +74,9 @@ __noinline int answer_arp(struct __sk_buff *ctx, const struct port *port)
 	if (!owned_by_port(ctx, port, 4, &sender))
 		return drop(port->slot, DROP_SPOOFED_IP);
 	__builtin_memcpy(a.eth.h_dest, port->mac, 6);
-	__builtin_memcpy(a.eth.h_source, (const void *)conf.gateway_mac, 6);
+	copy_conf(a.eth.h_source, conf.gateway_mac, 6);
 	a.h.ar_op = bpf_htons(ARPOP_REPLY);
-	__builtin_memcpy(a.sha, (const void *)conf.gateway_mac, 6);
+	copy_conf(a.sha, conf.gateway_mac, 6);
 	__builtin_memcpy(a.spa, &target, 4);
 	__builtin_memcpy(a.tha, port->mac, 6);
 	__builtin_memcpy(a.tpa, &sender, 4);
@@ -140,7 +140,7 @@ __noinline int answer_solicitation(struct __sk_buff *ctx, const struct port *por
 	if (bpf_skb_change_tail(ctx, sizeof(n) - 2, 0))
 		return drop(port->slot, DROP_REWRITE);
 	__builtin_memcpy(n.eth.h_dest, port->mac, 6);
-	__builtin_memcpy(n.eth.h_source, (const void *)conf.gateway_mac, 6);
+	copy_conf(n.eth.h_source, conf.gateway_mac, 6);
 	n.eth.h_proto = bpf_htons(ETH_P_IPV6);
 	*(__be32 *)&n.ip = bpf_htonl(6 << 28);
 	n.ip.payload_len = bpf_htons(ADVERTISEMENT_LEN);
@@ -152,7 +152,7 @@ __noinline int answer_solicitation(struct __sk_buff *ctx, const struct port *por
 	n.flags = bpf_htonl(FLAGS_ROUTER_SOLICITED_OVERRIDE);
 	n.option = 2; /* target link-layer address */
 	n.option_len = 1;
-	__builtin_memcpy(n.mac, (const void *)conf.gateway_mac, 6);
+	copy_conf(n.mac, conf.gateway_mac, 6);
 	__builtin_memcpy(buf, &n.type, sizeof(buf));
 	n.csum = checksum6(&n.ip, buf, sizeof(buf), sizeof(buf));
 	if (bpf_skb_store_bytes(ctx, 0, &n.eth, sizeof(n) - 2, 0))
@@ -186,13 +186,13 @@ static __always_inline int send_error4(struct __sk_buff *ctx, const struct port 
 	if (bpf_skb_adjust_room(ctx, sizeof(e) - offsetof(typeof(e), ip), BPF_ADJ_ROOM_MAC, 0))
 		return drop(port->slot, DROP_REWRITE);
 	__builtin_memcpy(e.eth.h_dest, port->mac, 6);
-	__builtin_memcpy(e.eth.h_source, (const void *)conf.gateway_mac, 6);
+	copy_conf(e.eth.h_source, conf.gateway_mac, 6);
 	e.eth.h_proto = bpf_htons(ETH_P_IP);
 	*(__u8 *)&e.ip = 0x45;
 	e.ip.tot_len = bpf_htons(sizeof(e) - offsetof(typeof(e), ip) + n);
 	e.ip.ttl = 64;
 	e.ip.protocol = IPPROTO_ICMP;
-	__builtin_memcpy(&e.ip.saddr, (const void *)conf.gateway4, 4);
+	copy_conf(&e.ip.saddr, conf.gateway4, 4);
 	__builtin_memcpy(&e.ip.daddr, quote + offsetof(struct iphdr, saddr), 4);
 	e.ip.check = fold(bpf_csum_diff(0, 0, (void *)&e.ip, sizeof(e.ip), 0));
 	e.type = type;
@@ -214,13 +214,13 @@ static __always_inline int send_error6(struct __sk_buff *ctx, const struct port 
 	if (bpf_skb_adjust_room(ctx, sizeof(e) - offsetof(typeof(e), ip), BPF_ADJ_ROOM_MAC, 0))
 		return drop(port->slot, DROP_REWRITE);
 	__builtin_memcpy(e.eth.h_dest, port->mac, 6);
-	__builtin_memcpy(e.eth.h_source, (const void *)conf.gateway_mac, 6);
+	copy_conf(e.eth.h_source, conf.gateway_mac, 6);
 	e.eth.h_proto = bpf_htons(ETH_P_IPV6);
 	*(__u8 *)&e.ip = 0x60;
 	e.ip.payload_len = bpf_htons(8 + n);
 	e.ip.hop_limit = 64;
 	e.ip.nexthdr = PROTO_ICMPV6;
-	__builtin_memcpy(&e.ip.saddr, (const void *)&conf.gateway6, 16);
+	copy_conf(&e.ip.saddr, conf.gateway6.b, 16);
 	__builtin_memcpy(&e.ip.daddr, quote + offsetof(struct ipv6hdr, saddr), 16);
 	e.type = type;
 	e.code = code;
