@@ -59,6 +59,9 @@ type Reflector struct {
 	Password string
 	// MaxHops turns on GTSM (RFC 5082): packets that travelled further are dropped. 0: off.
 	MaxHops uint8
+	// RouteTargetConstraint asks the reflector for the routes of imported networks only (RFC
+	// 4684). It must know that family: FRR does not, and closes the session.
+	RouteTargetConstraint bool
 }
 
 const (

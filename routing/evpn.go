@@ -44,20 +44,24 @@ type path struct {
 // encodeAnnouncement gives EVPN type 5: the label is the VNI as a 24-bit number (RFC 9136, 4.4),
 // the route target 2-octet AS : VNI, the encapsulation IP in IP (RFC 9012, 4.1).
 func encodeAnnouncement(a Announcement, cfg Config, index uint16) (*api.Path, error) {
+	return encodeRoute(cfg, index, a.Prefix, a.NextHop, a.VNI, a.VNI)
+}
+
+func encodeRoute(cfg Config, index uint16, prefix netip.Prefix, nextHop netip.Addr, label, target uint32) (*api.Path, error) {
 	gateway := netip.IPv4Unspecified()
-	if a.Prefix.Addr().Is6() {
+	if prefix.Addr().Is6() {
 		gateway = netip.IPv6Unspecified()
 	}
 	nlri := bgp.NewEVPNIPPrefixRoute(
 		bgp.NewRouteDistinguisherIPAddressAS(cfg.RouterID.String(), index),
 		bgp.EthernetSegmentIdentifier{}, 0,
-		uint8(a.Prefix.Bits()), a.Prefix.Addr().String(), gateway.String(), a.VNI)
+		uint8(prefix.Bits()), prefix.Addr().String(), gateway.String(), label)
 	return newPath(nlri,
 		bgp.NewPathAttributeOrigin(0),
 		bgp.NewPathAttributeAsPath(nil),
-		bgp.NewPathAttributeMpReachNLRI(a.NextHop.String(), []bgp.AddrPrefixInterface{nlri}),
+		bgp.NewPathAttributeMpReachNLRI(nextHop.String(), []bgp.AddrPrefixInterface{nlri}),
 		bgp.NewPathAttributeExtendedCommunities([]bgp.ExtendedCommunityInterface{
-			routeTarget(cfg.ASN, a.VNI),
+			routeTarget(cfg.ASN, target),
 			bgp.NewEncapExtended(bgp.TUNNEL_TYPE_IP_IN_IP),
 		}))
 }
@@ -113,6 +117,9 @@ func decodePath(p *api.Path, cfg Config) (pathKey, path, error) {
 		return key, path{}, errMalformed
 	}
 	out := path{vni: route.Label}
+	if key.rd.isPresence() {
+		out.vni = presenceVNI
+	}
 	targeted := false
 	for _, attribute := range p.Pattrs {
 		switch {

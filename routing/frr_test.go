@@ -29,19 +29,32 @@ type site struct {
 func newSite(t *testing.T, hosts int, tune func(*routing.Config)) *site {
 	t.Helper()
 	t.Parallel()
-	need.Commands(t, lab.FRRPrograms...)
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
-	t.Cleanup(cancel)
-	s := &site{t: t, ctx: ctx, fabric: lab.ForTest(t, lab.FabricConfig{Hosts: hosts})}
+	s := bareSite(t, hosts)
 	var err error
-	s.reflector, err = s.fabric.Spine.StartReflector(ctx, lab.ReflectorConfig{
-		ASN: asn, Clients: []netip.Prefix{s.fabric.Range()},
+	s.reflector, err = s.fabric.Spine.StartReflector(s.ctx, lab.ReflectorConfig{
+		ASN: asn, Clients: s.clients(),
 	})
 	s.must(err)
 	for i := range hosts {
 		s.speakers = append(s.speakers, s.start(i, tune))
 	}
 	return s
+}
+
+// bareSite has neither reflector nor speakers yet.
+func bareSite(t *testing.T, hosts int) *site {
+	t.Helper()
+	need.Commands(t, lab.FRRPrograms...)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return &site{t: t, ctx: ctx, fabric: lab.ForTest(t, lab.FabricConfig{Hosts: hosts})}
+}
+
+func (s *site) clients() (out []netip.Addr) {
+	for _, host := range s.fabric.Hosts {
+		out = append(out, host.Address)
+	}
+	return out
 }
 
 func (s *site) must(err error) {

@@ -82,7 +82,7 @@ type distinguishers struct {
 }
 
 func newDistinguishers() *distinguishers {
-	return &distinguishers{byPort: map[portNetwork]uint16{}, used: map[uint16]bool{}}
+	return &distinguishers{byPort: map[portNetwork]uint16{}, used: map[uint16]bool{presenceIndex: true}}
 }
 
 // get returns the index of a's port, and takes one for a new port.
@@ -92,7 +92,7 @@ func (d *distinguishers) get(a Announcement) (uint16, error) {
 		return index, nil
 	}
 	if len(d.used) == 1<<16 {
-		return 0, fmt.Errorf("number port %s: all 65536 route distinguishers are in use: %w", a.PortID, fault.Exhausted)
+		return 0, fmt.Errorf("number port %s: all 65535 route distinguishers are in use: %w", a.PortID, fault.Exhausted)
 	}
 	low := a.NextHop.As16()
 	index := uint16(low[14])<<8 | uint16(low[15])

@@ -13,21 +13,22 @@ import (
 func (s *Speaker) event(e *api.WatchEventResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
 	if state := e.GetPeer().GetPeer().GetState(); state != nil {
 		if n := s.session(state.NeighborAddress); n != nil {
-			s.peerState(n, state.SessionState, time.Now())
+			s.peerState(n, state.SessionState, now)
 		}
 	}
 	for _, p := range e.GetTable().GetPaths() {
 		n := s.session(p.NeighborIp)
-		if n == nil || p.GetFamily().GetSafi() != api.Family_SAFI_EVPN {
+		if n == nil || !n.established() || p.GetFamily().GetSafi() != api.Family_SAFI_EVPN {
 			continue
 		}
 		if p.Nlri == nil {
 			s.endOfRIB(n)
 			continue
 		}
-		s.receive(n, p)
+		s.receive(n, p, now)
 	}
 	if len(s.rib.dirty) > 0 {
 		s.nudge()
@@ -44,20 +45,17 @@ func (s *Speaker) session(address string) *session {
 }
 
 func (s *Speaker) endOfRIB(n *session) {
-	if !n.established() {
-		return
-	}
 	n.enter(Synced, time.Now())
 	s.log.Info("reflector sent its table", "reflector", n.Address, "routes", s.rib.fresh(n.index))
 }
 
 // receive notes one path. What the import filter refuses is counted, and takes back what the
 // same reflector said of that path before.
-func (s *Speaker) receive(n *session, p *api.Path) {
+func (s *Speaker) receive(n *session, p *api.Path, now time.Time) {
 	if p.IsWithdraw {
 		s.counters.Withdrawn++
 		if key, _, err := decodeKey(p); err == nil {
-			s.rib.withdraw(n.index, key)
+			s.rib.withdraw(n.index, key, now)
 		} else {
 			s.counters.RefusedMalformed++
 		}
@@ -70,7 +68,7 @@ func (s *Speaker) receive(n *session, p *api.Path) {
 		s.overflow(n)
 		return
 	case err == nil:
-		s.rib.upsert(n.index, key, told)
+		s.rib.upsert(n.index, key, told, now)
 		return
 	case errors.Is(err, errOwn):
 		s.counters.RefusedOwn++
@@ -81,7 +79,7 @@ func (s *Speaker) receive(n *session, p *api.Path) {
 	default:
 		s.counters.RefusedMalformed++
 	}
-	s.rib.withdraw(n.index, key)
+	s.rib.withdraw(n.index, key, now)
 }
 
 // overflow closes a session that tells too much. What it told is kept as stale.
@@ -159,6 +157,7 @@ func (s *Speaker) settleLoop(ctx context.Context) error {
 // is empty when it restarted); and those of one that has been away for StaleTime while another
 // is settled. With no such reflector everything stays as it is.
 func (s *Speaker) settle(now time.Time) {
+	s.rib.expireOrphans(now, s.cfg.RestartTime, s.cfg.StaleTime)
 	anySettled, owing := false, false
 	for _, n := range s.sessions {
 		if n.state == Synced && now.Sub(n.up) >= s.cfg.StaleTime {

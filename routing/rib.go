@@ -3,6 +3,7 @@ package routing
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // A rib holds the accepted paths of every reflector and what the sink was last told. It does no
@@ -15,6 +16,7 @@ type rib struct {
 	routes      map[uint32]map[netip.Prefix]*route
 	imports     map[uint32]bool
 	dirty       map[RouteKey]struct{}
+	absent      map[netip.Addr]*absence
 }
 
 // An adjacency is the table of one reflector. A path of an older epoch is stale.
@@ -27,6 +29,8 @@ type adjacency struct {
 type held struct {
 	path
 	epoch uint32
+	// orphan: withdrawn while its host was absent.
+	orphan bool
 }
 
 // A route gathers the paths of one destination over route distinguishers and reflectors.
@@ -40,6 +44,7 @@ type origin struct {
 	rd      distinguisher
 	nextHop netip.Addr
 	from    uint16
+	orphan  bool
 }
 
 func newRIB(reflectors int) *rib {
@@ -48,6 +53,7 @@ func newRIB(reflectors int) *rib {
 		routes:      map[uint32]map[netip.Prefix]*route{},
 		imports:     map[uint32]bool{},
 		dirty:       map[RouteKey]struct{}{},
+		absent:      map[netip.Addr]*absence{},
 	}
 	for i := range r.adjacencies {
 		r.adjacencies[i].paths = map[pathKey]held{}
@@ -68,7 +74,7 @@ func (r *rib) has(from int, key pathKey) bool {
 }
 
 // upsert notes what reflector from says of key. What another reflector said before it went away is superseded.
-func (r *rib) upsert(from int, key pathKey, p path) {
+func (r *rib) upsert(from int, key pathKey, p path, now time.Time) {
 	r.dropStale(from, key)
 	a := &r.adjacencies[from]
 	old, had := a.paths[key]
@@ -76,7 +82,11 @@ func (r *rib) upsert(from int, key pathKey, p path) {
 		a.stale--
 	}
 	a.paths[key] = held{path: p, epoch: a.epoch}
-	if had && old.path == p {
+	if p.isPresence() {
+		r.returned(key.rd.host(), now)
+		return
+	}
+	if had && old.path == p && !old.orphan {
 		return
 	}
 	if had {
@@ -85,10 +95,23 @@ func (r *rib) upsert(from int, key pathKey, p path) {
 	r.addOrigin(from, key, p)
 }
 
-// withdraw notes that reflector from has no path for key any more; stale copies of others go too.
-func (r *rib) withdraw(from int, key pathKey) {
+// withdraw notes that reflector from has no path for key any more; stale copies of others go
+// too. If the host of the path is absent it was not the host that withdrew: the path is kept as an orphan.
+func (r *rib) withdraw(from int, key pathKey, now time.Time) {
 	r.dropStale(from, key)
-	r.drop(from, key)
+	a := &r.adjacencies[from]
+	h, ok := a.paths[key]
+	switch {
+	case !ok:
+	case h.isPresence():
+		r.drop(from, key)
+		r.left(key, now)
+	case r.adopt(from, key):
+		h.orphan = true
+		a.paths[key] = h
+	default:
+		r.drop(from, key)
+	}
 }
 
 // down makes every path of reflector from stale.
@@ -132,7 +155,9 @@ func (r *rib) drop(from int, key pathKey) {
 		a.stale--
 	}
 	delete(a.paths, key)
-	r.removeOrigin(from, key, h.path)
+	if !h.isPresence() {
+		r.removeOrigin(from, key, h.path)
+	}
 }
 
 func (r *rib) addOrigin(from int, key pathKey, p path) {
@@ -231,14 +256,17 @@ func (r *rib) take(limit int) []RouteUpdate {
 	return out
 }
 
-// nextHops is the sorted set of next hops of all origins.
+// nextHops is the sorted set of next hops of all origins; orphans count only where there is nothing else.
 func (rt *route) nextHops() []netip.Addr {
 	if len(rt.origins) == 0 {
 		return nil
 	}
-	hops := make([]netip.Addr, len(rt.origins))
-	for i, o := range rt.origins {
-		hops[i] = o.nextHop
+	onlyOrphans := !slices.ContainsFunc(rt.origins, func(o origin) bool { return !o.orphan })
+	hops := make([]netip.Addr, 0, len(rt.origins))
+	for _, o := range rt.origins {
+		if !o.orphan || onlyOrphans {
+			hops = append(hops, o.nextHop)
+		}
 	}
 	slices.SortFunc(hops, netip.Addr.Compare)
 	return slices.Clip(slices.Compact(hops))

@@ -163,7 +163,10 @@ func (c Config) peer(r Reflector, forwarding bool) *api.Peer {
 			// The library says "restarted" and "kept forwarding" with one switch.
 			LocalRestarting: forwarding,
 		},
-		AfiSafis: []*api.AfiSafi{family(familyEVPN), family(familyRTC)},
+		AfiSafis: []*api.AfiSafi{family(familyEVPN)},
+	}
+	if r.RouteTargetConstraint {
+		p.AfiSafis = append(p.AfiSafis, family(familyRTC))
 	}
 	if c.LocalAddress.IsValid() {
 		p.Transport.LocalAddress = c.LocalAddress.String()

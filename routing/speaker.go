@@ -62,7 +62,7 @@ func New(cfg Config, sink func([]RouteUpdate)) (*Speaker, error) {
 		started: make(chan struct{}), synced: make(chan struct{}), wake: make(chan struct{}, 1),
 		sent:    map[announcementKey]Announcement{},
 		indexes: newDistinguishers(),
-		members: map[uint32]bool{},
+		members: map[uint32]bool{presenceVNI: false},
 		rib:     newRIB(len(cfg.Reflectors)),
 	}
 	now := time.Now()
@@ -144,6 +144,13 @@ func (s *Speaker) start(ctx context.Context) error {
 	s.outMu.Lock()
 	defer s.outMu.Unlock()
 	s.running = true
+	presence, err := encodePresence(s.cfg)
+	if err != nil {
+		return err
+	}
+	if err := s.tellPath(ctx, presence, false); err != nil {
+		return err
+	}
 	return s.flush(ctx)
 }
 
@@ -291,7 +298,7 @@ func (s *Speaker) Status() Status {
 	s.outMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Status{Announced: announced, Started: isClosed(s.started), Synced: isClosed(s.synced), Counters: s.counters}
+	out := Status{Announced: announced, Orphans: s.rib.orphans(), Started: isClosed(s.started), Synced: isClosed(s.synced), Counters: s.counters}
 	for _, n := range s.sessions {
 		a := &s.rib.adjacencies[n.index]
 		st := SessionStatus{

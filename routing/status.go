@@ -26,6 +26,8 @@ type Status struct {
 	Sessions []SessionStatus
 	// Announced is how many prefixes this host announces now.
 	Announced int
+	// Orphans is how many paths are kept for hosts that are away.
+	Orphans int
 	// Started is false until the first Announce: no session is opened before.
 	Started bool
 	// Synced is true once a full table was received; see Speaker.Synced.
@@ -39,7 +41,7 @@ type SessionStatus struct {
 	State     SessionState
 	// Since is when State was entered.
 	Since time.Time
-	// RoutesIn is how many paths of this reflector are held, Stale how many of them are kept
+	// RoutesIn is how many paths of this reflector are held (with one per host for its presence), Stale how many of them are kept
 	// from before its session went down.
 	RoutesIn, Stale int
 	// RoutesOut is how many paths were announced to it; 0 while the session is down.

@@ -19,10 +19,13 @@ var FRRPrograms = []string{frrDir + "zebra", frrDir + "bgpd", "vtysh"}
 type ReflectorConfig struct {
 	// ASN of the reflector and of its clients.
 	ASN uint32
-	// Clients may connect from these prefixes. The reflector waits for them.
-	Clients []netip.Prefix
+	// Clients are the addresses they connect from. They are neighbours by name: what FRR accepts
+	// from a listen range it forgets with the connection, in spite of graceful restart.
+	Clients []netip.Addr
 	// Password is the TCP MD5 key of every client; "" for none.
 	Password string
+	// MaxHops turns on GTSM (RFC 5082) towards every client; 0: off.
+	MaxHops int
 }
 
 // A Reflector is FRR's zebra and bgpd reflecting EVPN on a host, at port 179 of its Address.
@@ -99,8 +102,7 @@ func (r *Reflector) waitVTY(ctx context.Context, daemon string) error {
 	}
 }
 
-// reflectorConfig is bgpd's configuration. Timers are FRR's shortest that its listen ranges keep;
-// no advertisement interval: a host waits for a route.
+// reflectorConfig is bgpd's configuration. There is no advertisement interval: a host waits for the route.
 func (h *Host) reflectorConfig(cfg ReflectorConfig) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -119,9 +121,11 @@ func (h *Host) reflectorConfig(cfg ReflectorConfig) string {
 	if cfg.Password != "" {
 		line(" neighbor HOSTS password %s", cfg.Password)
 	}
-	line(" bgp listen limit 5000")
-	for _, prefix := range cfg.Clients {
-		line(" bgp listen range %s peer-group HOSTS", prefix)
+	if cfg.MaxHops > 0 {
+		line(" neighbor HOSTS ttl-security hops %d", cfg.MaxHops)
+	}
+	for _, address := range cfg.Clients {
+		line(" neighbor %s peer-group HOSTS", address)
 	}
 	line(" address-family l2vpn evpn")
 	line("  neighbor HOSTS activate")

@@ -97,8 +97,12 @@ func (c *Cloud) Close() error { return c.Fabric.Close() }
 
 // StartReflector starts FRR's bgpd on the spine.
 func (c *Cloud) StartReflector(ctx context.Context) (err error) {
+	var clients []netip.Addr
+	for _, host := range c.Fabric.Hosts {
+		clients = append(clients, host.Address)
+	}
 	c.Reflector, err = c.Fabric.Spine.StartReflector(ctx, lab.ReflectorConfig{
-		ASN: ASN, Clients: []netip.Prefix{c.Fabric.Range()},
+		ASN: ASN, Clients: clients,
 	})
 	return err
 }
