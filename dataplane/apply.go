@@ -11,6 +11,7 @@ import (
 
 	"ingot/dataplane/internal/bpf"
 	"ingot/dataplane/internal/netdev"
+	"ingot/dataplane/respond"
 	"ingot/runtime/fault"
 )
 
@@ -111,11 +112,25 @@ func (m *Manager) install(p *port, old PortSpec) error {
 			return err
 		}
 	}
+	if before.Index != device.Index {
+		m.respond.Remove(before.Index)
+	}
+	if err := m.respond.Set(device.Index, m.guest(p.Spec)); err != nil {
+		return err
+	}
 	if err := netdev.Up(device); err != nil {
 		return err
 	}
 	p.ready = true
 	return nil
+}
+
+// guest is what the machine is told when it asks.
+func (m *Manager) guest(spec PortSpec) respond.Port {
+	return respond.Port{
+		MAC: spec.MAC, Addresses: spec.Addresses, GatewayMAC: m.cfg.GatewayMAC, MTU: m.mtu,
+		Hostname: spec.Guest.Hostname, DNS: spec.Guest.DNS,
+	}
 }
 
 func (m *Manager) device(p *port) (netdev.Device, error) {
@@ -235,6 +250,7 @@ func (m *Manager) DeletePort(ctx context.Context, id string) error {
 
 func (m *Manager) remove(p *port) error {
 	if p.device.Index != 0 {
+		m.respond.Remove(p.device.Index)
 		if d, err := netdev.Find(p.Device); err == nil {
 			if err := netdev.Down(d); err != nil {
 				return err

@@ -255,4 +255,3 @@ func (m *machine) cannotPing(to string) {
 		m.t.Fatalf("ping %s from %s: want no answer\n%s", to, m.spec.ID, out)
 	}
 }
-

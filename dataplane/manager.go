@@ -4,27 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"ingot/dataplane/internal/bpf"
 	"ingot/dataplane/internal/netdev"
+	"ingot/dataplane/respond"
 	"ingot/runtime/fault"
 )
 
 // overhead is the outer IPv6 header.
 const overhead = 40
 
-// The gateway's own addresses, the same for every machine.
-var (
-	gateway4 = netip.MustParseAddr("169.254.0.1")
-	gateway6 = netip.MustParseAddr("fe80::1")
-)
-
 // A Manager is this host's dataplane. Its methods may be called from several goroutines.
 type Manager struct {
 	cfg     Config
 	kernel  *bpf.Objects
+	respond *respond.Server
 	records records
 	mtu     int // of machines
 
@@ -86,6 +83,9 @@ func (m *Manager) open() error {
 	if err != nil {
 		return err
 	}
+	if m.respond, err = respond.New(respond.Config{Log: m.cfg.Log}); err != nil {
+		return err
+	}
 	if m.serials, _, err = m.kernel.Serials.Get(0); err != nil {
 		return err
 	}
@@ -117,10 +117,10 @@ func (m *Manager) conf(uplink netdev.Device) bpf.Conf {
 		FlowsPerPort: uint32(m.cfg.FlowsPerPort),
 		Uplink:       uint32(uplink.Index),
 		GatewayMac:   [6]uint8(m.cfg.GatewayMAC),
-		Gateway4:     gateway4.As4(),
+		Gateway4:     respond.GatewayIPv4.As4(),
 	}
 	c.Underlay.B = m.cfg.UnderlayPrefix.Addr().As16()
-	c.Gateway6.B = gateway6.As16()
+	c.Gateway6.B = respond.GatewayIPv6.As16()
 	return c
 }
 
@@ -145,17 +145,24 @@ func (m *Manager) attachUplink(d netdev.Device) error {
 }
 
 // Run answers DHCP and router solicitations and expires flows until ctx ends; then it returns nil.
+// It must be called at most once.
 func (m *Manager) Run(ctx context.Context) error {
-	m.expire(ctx)
-	return nil
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.respond.Run(ctx) })
+	group.Go(func() error { m.expire(ctx); return nil })
+	return group.Wait()
 }
 
 // Close releases this process' handles; everything stays pinned and forwarding.
 func (m *Manager) Close() error {
+	var err error
+	if m.respond != nil {
+		err = m.respond.Close()
+	}
 	if m.kernel != nil {
 		m.kernel.Close()
 	}
-	return nil
+	return err
 }
 
 // nextEpoch is written down before it is used, so that none is ever used twice.
