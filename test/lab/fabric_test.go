@@ -1,12 +1,15 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"os/signal"
 	"strings"
 	"testing"
 	"time"
@@ -200,4 +203,56 @@ func TestDetachedLabEndsWithItsHolders(t *testing.T) {
 	if err := os.RemoveAll(f.Dir); err != nil { // it is the detacher's from then on
 		t.Error(err)
 	}
+}
+
+// TestMain plays the program that makes a lab and is killed.
+func TestMain(m *testing.M) {
+	if os.Getenv("LAB_TO_BE_KILLED") == "" {
+		os.Exit(m.Run())
+	}
+	f, err := NewFabric(FabricConfig{Hosts: 1, Dir: os.Getenv("LAB_TO_BE_KILLED")})
+	if err == nil {
+		_, err = f.Hosts[0].Start(Program{Name: "sleeper", Args: []string{"sleep", "1000"}})
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(f.Pids())
+	forever := make(chan os.Signal, 1)
+	signal.Notify(forever, unix.SIGTERM) // which nobody sends
+	<-forever
+}
+
+func TestHostsEndWhenTheirLabIsKilled(t *testing.T) {
+	need.Root(t)
+	owner := exec.Command(os.Args[0])
+	owner.Env = append(os.Environ(), "LAB_TO_BE_KILLED="+t.TempDir())
+	stdout, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spine, host int
+	if _, err := fmt.Sscanf(line, "[%d %d]", &spine, &host); err != nil {
+		t.Fatalf("the lab said %q: %v", line, err)
+	}
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(processesIn(t, namespace)); got != 2 {
+		t.Errorf("%d processes run on the host, want supervisor and sleeper", got)
+	}
+	if err := owner.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	owner.Wait() // killed, as asked
+	waitFor(t, func() bool { return len(processesIn(t, namespace)) == 0 })
 }

@@ -28,26 +28,20 @@ func kernelPackage() (string, error) {
 	if cached, err := cachedKernel(cache); err == nil {
 		return cached, nil
 	}
-	name, err := kernelName()
-	if err != nil {
-		// The package lists may be missing on a fresh machine.
-		if said, err := exec.Command("apt-get", "-q", "update").CombinedOutput(); err != nil {
-			return "", fmt.Errorf("update package lists: %w: %s", err, said)
-		}
-		if name, err = kernelName(); err != nil {
-			return "", err
-		}
-	}
 	// Another process may download too: each does it for itself, and the last rename wins.
 	work, err := os.MkdirTemp(cache, "download-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(work)
-	download := exec.Command("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name)
-	download.Dir = work
-	if said, err := download.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("download %s: %w: %s", name, err, said)
+	if err := downloadKernel(work); err != nil {
+		// The package lists may be missing, or name a version that is gone.
+		if said, err := exec.Command("apt-get", "-q", "-o", "DPkg::Lock::Timeout=600", "update").CombinedOutput(); err != nil {
+			return "", fmt.Errorf("update package lists: %w: %s", err, said)
+		}
+		if err := downloadKernel(work); err != nil {
+			return "", err
+		}
 	}
 	fresh, err := cachedKernel(work)
 	if err != nil {
@@ -55,6 +49,20 @@ func kernelPackage() (string, error) {
 	}
 	final := filepath.Join(cache, filepath.Base(fresh))
 	return final, os.Rename(fresh, final)
+}
+
+// downloadKernel puts the kernel's package into dir.
+func downloadKernel(dir string) error {
+	name, err := kernelName()
+	if err != nil {
+		return err
+	}
+	download := exec.Command("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name)
+	download.Dir = dir
+	if said, err := download.CombinedOutput(); err != nil {
+		return fmt.Errorf("download %s: %w: %s", name, err, said)
+	}
+	return nil
 }
 
 // cachedKernel returns the last kernel package in dir.
