@@ -67,14 +67,34 @@ const (
 	ByMAC       = "mac"       // InterfaceStatus: <vni>/<mac>
 	ByPool      = "pool"      // MachinePlacement: pool name
 	ByClass     = "class"     // Machine: class name
-	ByNetwork   = "network"   // NetworkInterface, NetworkPolicy: network name (within the project)
+	ByNetwork   = "network"   // NetworkInterface, NetworkPolicy and their companions: network name (within the project)
 	ByMachine   = "machine"   // NetworkInterface: machine name (within the project)
 	ByParent    = "parent"    // Prefix: parent's name; PrefixAllocation: uid of the Prefix it is part of
-	ByHolder    = "holder"    // PrefixAllocation: uid of the object that holds it
+	ByHolder    = "holder"    // PrefixAllocation: uid of the object that holds it; Prefix: name of the interface it was made for (within the project)
 	ByInterface = "interface" // CompiledPolicy: uid of the interface; Machine: names of its interfaces (within the project)
 	ByInvolved  = "involved"  // Event: uid of the object it speaks of
 	BySecret    = "secret"    // Machine: name of the secret that it refers to (within the project)
 )
+
+// Labels and annotations that controllers put on what they make.
+const (
+	// LabelNetwork is the network that a companion of an interface or policy belongs to.
+	LabelNetwork = "ingot.dev/network"
+	// LabelInterface is the network interface that a Prefix was made for.
+	LabelInterface = "ingot.dev/interface"
+	// AnnotationUID is the uid of the object that this one was made for.
+	AnnotationUID = "ingot.dev/for-uid"
+)
+
+// labelled indexes by the value of a label.
+func labelled(label string) func(*resource.Resource) []string {
+	return func(r *resource.Resource) []string {
+		if v := r.Labels[label]; v != "" {
+			return []string{v}
+		}
+		return nil
+	}
+}
 
 // Info is what is known of a kind beyond its definition.
 type Info struct {
@@ -154,6 +174,7 @@ var infos = []Info{
 
 	{Definition: resource.Definition{Kind: Prefix, New: message[v1alpha1.PrefixSpec](), Indexes: indexes{
 		ByParent: one(func(s *v1alpha1.PrefixSpec) string { return s.GetParentRef().GetName() }),
+		ByHolder: labelled(LabelInterface),
 	}}, Group: ipamGroup, Plural: "prefixes", Short: []string{"pfx"},
 		Status: message[v1alpha1.PrefixStatus](), Companions: []resource.Kind{PrefixStatus}},
 	{Definition: resource.Definition{Kind: PrefixAllocation, New: message[v1alpha1.PrefixAllocationSpec](), Indexes: indexes{
@@ -175,6 +196,7 @@ var infos = []Info{
 	{Definition: resource.Definition{Kind: VNIAllocation, New: message[v1alpha1.VNIAllocationSpec](), Global: true}},
 	{Definition: resource.Definition{Kind: NetworkStatus, New: message[v1alpha1.NetworkStatus]()}},
 	{Definition: resource.Definition{Kind: InterfaceStatus, New: message[v1alpha1.NetworkInterfaceStatus](), Indexes: indexes{
+		ByNetwork: labelled(LabelNetwork),
 		ByAddress: func(r *resource.Resource) []string {
 			s := r.Spec.(*v1alpha1.NetworkInterfaceStatus)
 			keys := make([]string, len(s.GetIps()))
@@ -191,10 +213,13 @@ var infos = []Info{
 			return []string{InNetwork(s.GetVni(), s.GetMac())}
 		},
 	}}},
-	{Definition: resource.Definition{Kind: NetworkPolicyStatus, New: message[v1alpha1.NetworkPolicyStatus]()}},
+	{Definition: resource.Definition{Kind: NetworkPolicyStatus, New: message[v1alpha1.NetworkPolicyStatus](), Indexes: indexes{
+		ByNetwork: labelled(LabelNetwork),
+	}}},
 	{Definition: resource.Definition{Kind: PrefixStatus, New: message[v1alpha1.PrefixStatus]()}},
 	{Definition: resource.Definition{Kind: CompiledPolicy, New: message[v1alpha1.CompiledPolicySpec](), Indexes: indexes{
 		ByInterface: one((*v1alpha1.CompiledPolicySpec).GetInterfaceUid),
+		ByNetwork:   labelled(LabelNetwork),
 	}}},
 	{Definition: resource.Definition{Kind: HostMachine, New: message[v1alpha1.HostMachineSpec](), Sealed: true, Indexes: indexes{
 		ByHost: one((*v1alpha1.HostMachineSpec).GetHost),
