@@ -1,4 +1,3 @@
-// Package controlplane joins the controllers that turn what users want into what hosts are told.
 package controlplane
 
 import (
@@ -11,13 +10,8 @@ import (
 	"ingot/runtime/controller"
 )
 
-// Config tunes the controllers; its zero value is the default.
-type Config struct {
-	Scheduler scheduler.Config
-	HostView  hostview.Config
-}
-
-// Controllers are all of them, for one engine over a store of api.Schema.
+// Controllers are all controllers, which turn what users want into what hosts are told: for one
+// engine over a store of api.Schema. Of cfg they use Scheduler and HostView.
 func Controllers(cfg Config) []controller.Controller {
 	return []controller.Controller{
 		machine.New(),

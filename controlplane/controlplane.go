@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ingot/controlplane/api"
+	"ingot/controlplane/hostview"
 	"ingot/controlplane/pki"
+	"ingot/controlplane/scheduler"
 	"ingot/controlplane/server"
 	"ingot/runtime/controller"
 	"ingot/runtime/fault"
@@ -35,13 +37,11 @@ type Config struct {
 	Metrics string
 	// Server tunes the API.
 	Server server.Config
+	// Scheduler and HostView tune the controllers.
+	Scheduler scheduler.Config
+	HostView  hostview.Config
 	// Ready, when set, is called with the address of the API once it answers.
 	Ready func(net.Addr)
-}
-
-// Controllers are all controllers of the control plane.
-func Controllers() []controller.Controller {
-	return nil
 }
 
 // Run serves until ctx ends. The directory is locked meanwhile; fault.Unavailable when another
@@ -73,7 +73,7 @@ func Run(ctx context.Context, log *slog.Logger, cfg Config) (err error) {
 		return err
 	}
 	engine := controller.New(st, log, controller.Config{})
-	if err := engine.Add(Controllers()...); err != nil {
+	if err := engine.Add(Controllers(cfg)...); err != nil {
 		return err
 	}
 	lis, err := net.Listen("tcp", cfg.Listen)
