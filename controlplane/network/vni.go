@@ -31,11 +31,12 @@ const (
 	Error     = "Error"
 )
 
-// VNIs that are given to networks that ask for none: below 100 is left to operators, and the last
-// one is reserved in RFC 7348's 24 bits.
+// VNIs have 24 bits (RFC 7348, 5). Networks that ask for none get one from firstVNI to lastVNI: what
+// is outside is left to operators.
 const (
 	firstVNI = 100
 	lastVNI  = 1<<24 - 2
+	maxVNI   = 1<<24 - 1
 )
 
 // ProviderPrefix is what a VNI is preceded by in a network's providerID.
@@ -116,8 +117,8 @@ func wantedVNI(spec *v1alpha1.NetworkSpec) (uint32, error) {
 	}
 	text, ok := strings.CutPrefix(id, ProviderPrefix)
 	vni, err := strconv.ParseUint(text, 10, 24)
-	if !ok || err != nil || vni == 0 || vni > lastVNI {
-		return 0, fmt.Errorf("providerID %q is not %s and a number from 1 to %d", id, ProviderPrefix, lastVNI)
+	if !ok || err != nil || vni == 0 || vni > maxVNI {
+		return 0, fmt.Errorf("providerID %q is not %s and a number from 1 to %d", id, ProviderPrefix, maxVNI)
 	}
 	return uint32(vni), nil
 }

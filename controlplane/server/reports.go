@@ -98,8 +98,17 @@ func (l *hostLink) keepMachine(ctx context.Context, m *v1alpha1.MachineReport) (
 }
 
 // mayReport says why the host may not speak of a machine; "" when it may: the scheduler has placed
-// this very machine on it.
+// this very machine on it, or the host was told of it and has not yet said that it is gone.
 func (s *hostLink) mayReport(ctx context.Context, project, name, uid string) (string, error) {
+	told, err := s.store.List(ctx, store.Query{Kind: api.HostMachine, Project: project, Index: api.ByUID, Value: uid})
+	if err != nil {
+		return "", err
+	}
+	for _, r := range told.Items {
+		if m := resource.Spec[*v1alpha1.HostMachineSpec](r); m.Host == s.host && m.Name == name {
+			return "", nil
+		}
+	}
 	r, err := s.store.Get(ctx, resource.Key{Kind: api.MachinePlacement, Project: project, Name: name})
 	if errors.Is(err, fault.NotFound) {
 		return fmt.Sprintf("machine %s/%s is not placed", project, name), nil
