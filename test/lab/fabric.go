@@ -20,6 +20,8 @@ type FabricConfig struct {
 	// WireSized turns segmentation offload off on every uplink, so that frames cross it in the
 	// size that a cable carries. Without it a veth moves 64 KiB at once.
 	WireSized bool
+	// Shared are folders of this machine that every host sees, by their path on the host.
+	Shared map[string]string
 	// Dir receives one folder per host with its logs and private files. "" means a new folder
 	// that Close removes.
 	Dir string
@@ -61,14 +63,14 @@ func NewFabric(cfg FabricConfig) (_ *Fabric, err error) {
 	if err := buildTool(supervisor, "ingot/test/lab/supervisor"); err != nil {
 		return nil, err
 	}
-	if f.Spine, err = startHost(supervisor, f.Dir, "spine", 0); err != nil {
+	if f.Spine, err = startHost(supervisor, f.Dir, "spine", 0, nil); err != nil {
 		return nil, err
 	}
 	if err := f.Spine.Do(f.Spine.configureSpine); err != nil {
 		return nil, fmt.Errorf("configure spine: %w", err)
 	}
 	for n := 1; n <= cfg.Hosts; n++ {
-		host, err := startHost(supervisor, f.Dir, fmt.Sprintf("host-%d", n), n)
+		host, err := startHost(supervisor, f.Dir, fmt.Sprintf("host-%d", n), n, cfg.Shared)
 		if err != nil {
 			return nil, err
 		}

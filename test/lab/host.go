@@ -43,8 +43,9 @@ type Host struct {
 	processes []*Process
 }
 
-// startHost starts a host without any link. n numbers its underlay prefix.
-func startHost(supervisor, dir, name string, n int) (*Host, error) {
+// startHost starts a host without any link. n numbers its underlay prefix; shared folders are
+// mounted where FabricConfig says.
+func startHost(supervisor, dir, name string, n int, shared map[string]string) (*Host, error) {
 	h := &Host{Name: name, Dir: filepath.Join(dir, name), Prefix: underlay(n), pidfd: -1}
 	h.Address = h.Prefix.Addr().Next()
 	args := []string{name}
@@ -53,6 +54,9 @@ func startHost(supervisor, dir, name string, n int) (*Host, error) {
 		if err := os.MkdirAll(source, 0o755); err != nil {
 			return nil, err
 		}
+		args = append(args, source+":"+target)
+	}
+	for target, source := range shared {
 		args = append(args, source+":"+target)
 	}
 	if err := os.MkdirAll(h.logDir(), 0o755); err != nil {

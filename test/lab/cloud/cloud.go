@@ -36,7 +36,7 @@ const (
 type Config struct {
 	// Bin is the folder with ingot, ingot-control and ingot-agent. Required.
 	Bin string
-	// Images is the folder that holds the layout of lab.BuildGuestImage. Required.
+	// Images is the absolute folder that holds the layout of lab.BuildGuestImage. Required.
 	Images string
 	// Fabric is the underlay.
 	Fabric lab.FabricConfig
@@ -65,6 +65,7 @@ func New(cfg Config) (*Cloud, error) {
 		return nil, err
 	}
 	cfg.Bin = bin
+	cfg.Fabric.Shared = map[string]string{"/var/lib/ingot/images": cfg.Images}
 	fabric, err := lab.NewFabric(cfg.Fabric)
 	if err != nil {
 		return nil, err
@@ -132,10 +133,6 @@ func (c *Cloud) WaitControl(ctx context.Context) error {
 
 // StartHost starts libvirtd and the agent, which joins by a one-time token.
 func (c *Cloud) StartHost(ctx context.Context, h *Host) (err error) {
-	images := h.Path("/var/lib/ingot/images")
-	if err := os.Symlink(c.cfg.Images, images); err != nil && !os.IsExist(err) {
-		return err
-	}
 	if h.Libvirtd, err = h.StartLibvirt(ctx); err != nil {
 		return err
 	}
