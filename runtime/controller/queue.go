@@ -88,6 +88,9 @@ func (q *queue) signal() {
 // next waits for a key to be due and marks it running; the caller must call done.
 func (q *queue) next(ctx context.Context) (*item, error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		it, wait := q.take()
 		if it != nil {
 			return it, nil

@@ -247,7 +247,9 @@ func TestDamagedFilesAreErrors(t *testing.T) {
 func TestAFormatOfTheFutureIsUnsupported(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store")
 	mustClose(t, mustOpen(t, path))
-	edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte("ingot-store-9")) })
+	edit(t, path, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte(metaBucket)).Put([]byte(formatKey), []byte("ingot-store-9"))
+	})
 	if _, err := tryOpen(t, path); !errors.Is(err, fault.Unsupported) {
 		t.Errorf("open: %v", err)
 	}
@@ -260,4 +262,22 @@ func TestAnUnencodableResourceRefusesOnlyItsOwnTransaction(t *testing.T) {
 		t.Errorf("resource with invalid UTF-8: %v", err)
 	}
 	mustTxn(t, s, store.Create, storetest.New(storetest.Server, "p", "b"))
+}
+
+func TestCrash(t *testing.T) { storetest.Crash(t, mustOpen) }
+
+func TestModel(t *testing.T) {
+	paths := map[store.Store]string{}
+	open := func(t *testing.T) store.Store {
+		path := filepath.Join(t.TempDir(), "store")
+		s := mustOpen(t, path)
+		paths[s] = path
+		return s
+	}
+	storetest.Model(t, open, func(t *testing.T, s store.Store) store.Store {
+		mustClose(t, s)
+		again := mustOpen(t, paths[s])
+		paths[again] = paths[s]
+		return again
+	})
 }

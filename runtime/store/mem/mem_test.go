@@ -12,3 +12,7 @@ func TestConformance(t *testing.T) {
 		return New(storetest.Schema(), Config{History: 64})
 	})
 }
+
+func TestModel(t *testing.T) {
+	storetest.Model(t, func(*testing.T) store.Store { return New(storetest.Schema(), Config{History: 16}) }, nil)
+}

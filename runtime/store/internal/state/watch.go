@@ -316,7 +316,7 @@ func (w *watcher) Revision() uint64 {
 	complete := w.hub.complete.Load() // before the look at pending: see hub.deliver
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.initial == nil && len(w.pending) == 0 && len(w.log) == 0 {
+	if w.err == nil && w.initial == nil && len(w.pending) == 0 && len(w.log) == 0 {
 		w.fetched = max(w.fetched, w.revision, complete)
 	}
 	return w.fetched
