@@ -90,20 +90,24 @@ func setPending(status proto.Message) {
 }
 
 // machineStatus joins host, scheduler and host view. Companions of a predecessor with the same
-// name do not count.
+// name, and what a host says that the machine is no longer placed on, do not count.
 func machineStatus(r *resource.Resource, p parts) *v1alpha1.MachineStatus {
 	status := &v1alpha1.MachineStatus{State: "Pending"}
-	if host := part[*v1alpha1.MachineStatus](p, api.MachineStatus); host.GetMachineUid() == r.UID {
+	host := part[*v1alpha1.MachineStatus](p, api.MachineStatus)
+	place := part[*v1alpha1.MachinePlacementSpec](p, api.MachinePlacement)
+	placed := place != nil && place.MachineUid == r.UID
+	if host != nil && host.MachineUid == r.UID && !(placed && place.Pool != host.GetMachinePoolRef().GetName()) {
 		status = proto.CloneOf(host)
 		status.MachineUid, status.Gone = "", false
 	}
-	if place := part[*v1alpha1.MachinePlacementSpec](p, api.MachinePlacement); place.GetMachineUid() == r.UID {
+	if placed {
+		status.MachinePoolRef = nil
 		if place.Pool != "" {
 			status.MachinePoolRef = &v1alpha1.LocalRef{Name: place.Pool}
 		}
 		status.Conditions = addConditions(status.Conditions, place.Conditions)
 	}
-	if progress := part[*v1alpha1.MachineProgressSpec](p, api.MachineProgress); progress.GetMachineUid() == r.UID {
+	if progress := part[*v1alpha1.MachineProgressSpec](p, api.MachineProgress); progress != nil && progress.MachineUid == r.UID {
 		status.Conditions = addConditions(status.Conditions, progress.Conditions)
 	}
 	if r.Phase == resource.TearingDown && status.State != "Terminated" {
