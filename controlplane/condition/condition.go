@@ -2,11 +2,14 @@
 package condition
 
 import (
+	"errors"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"ingot/controlplane/api/v1alpha1"
+	"ingot/runtime/fault"
 )
 
 // The values of a condition's status.
@@ -26,6 +29,17 @@ func One(before []*v1alpha1.Condition, typ, status, reason, message string) []*v
 		c.LastTransitionTime = timestamppb.New(time.Now())
 	}
 	return []*v1alpha1.Condition{c}
+}
+
+// Message is err for people: without the class of error at its end, which is for programs.
+func Message(err error) string {
+	text := err.Error()
+	for _, class := range []error{fault.Invalid, fault.Exhausted, fault.Unavailable} {
+		if errors.Is(err, class) {
+			text = strings.TrimSuffix(text, ": "+class.Error())
+		}
+	}
+	return text
 }
 
 // Get is the condition of a type; nil when there is none.

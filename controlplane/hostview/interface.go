@@ -8,6 +8,7 @@ import (
 
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/v1alpha1"
+	"ingot/controlplane/machine"
 	"ingot/controlplane/network"
 	"ingot/controlplane/waiting"
 	"ingot/runtime/controller"
@@ -100,16 +101,20 @@ func (c *interfaces) usersOf(ctx context.Context, rw *controller.ReadWriter, nic
 		topics[i] = topic(m.Key)
 	}
 	c.users.For(nic.Key, topics...)
-	users := make([]user, len(machines))
-	for i, m := range machines {
-		users[i].machine = m
+	var users []user
+	for _, m := range machines {
+		if !machine.Uses(m, nic) {
+			continue
+		}
+		u := user{machine: m}
 		p, err := placementOf(ctx, rw, m)
 		if err != nil {
 			return nil, err
 		}
 		if p != nil {
-			users[i].placement, users[i].host = p, resource.Spec[*v1alpha1.MachinePlacementSpec](p).GetPool()
+			u.placement, u.host = p, resource.Spec[*v1alpha1.MachinePlacementSpec](p).GetPool()
 		}
+		users = append(users, u)
 	}
 	slices.SortFunc(users, func(a, b user) int {
 		return cmp.Or(a.machine.Created.Compare(b.machine.Created), cmp.Compare(a.machine.UID, b.machine.UID))

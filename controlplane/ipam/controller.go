@@ -136,7 +136,7 @@ func finalizer(t store.OpType, p *resource.Resource) store.Op {
 // refuse writes why p has no block.
 func refuse(ctx context.Context, rw *controller.ReadWriter, p *resource.Resource, status statusAt, phase, reason string, why error) error {
 	next := &v1alpha1.PrefixStatus{Phase: phase,
-		Conditions: condition.One(status.spec.GetConditions(), conditionAllocated, condition.False, reason, why.Error())}
+		Conditions: condition.One(status.spec.GetConditions(), conditionAllocated, condition.False, reason, condition.Message(why))}
 	if status.revision != 0 && proto.Equal(next, status.spec) {
 		return nil
 	}
@@ -177,7 +177,7 @@ func joinRefusals(refusals []error) error {
 		if errors.Is(err, fault.Exhausted) {
 			class = fault.Exhausted
 		}
-		texts[i] = strings.TrimSuffix(strings.TrimSuffix(err.Error(), ": "+fault.Exhausted.Error()), ": "+fault.Invalid.Error())
+		texts[i] = condition.Message(err)
 	}
 	return fmt.Errorf("%s: %w", strings.Join(texts, "; "), class)
 }

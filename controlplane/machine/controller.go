@@ -52,6 +52,17 @@ func Made(nic, machine *resource.Resource) bool {
 	return nic.Owner == Interfaces && nic.Annotations[api.AnnotationUID] == machine.UID
 }
 
+// Uses reports whether the machine has nic: by reference, or because nic was made for it. One that
+// only has the name of a NIC that would be made is not the machine's.
+func Uses(machine, nic *resource.Resource) bool {
+	for _, n := range resource.Spec[*v1alpha1.MachineSpec](machine).GetNetworkInterfaces() {
+		if api.InterfaceName(machine.Name, n) == nic.Name && (n.GetEphemeral() == nil || Made(nic, machine)) {
+			return true
+		}
+	}
+	return false
+}
+
 func reconcile(ctx context.Context, rw *controller.ReadWriter, key resource.Key) (controller.Result, error) {
 	m, err := rw.Get(ctx, key)
 	if errors.Is(err, fault.NotFound) {

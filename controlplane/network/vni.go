@@ -225,7 +225,7 @@ func commit(ctx context.Context, rw *controller.ReadWriter, net *resource.Resour
 
 func refuse(ctx context.Context, rw *controller.ReadWriter, net *resource.Resource, status statusAt, reason string, why error) error {
 	next := &v1alpha1.NetworkStatus{State: Error,
-		Conditions: condition.One(status.spec.GetConditions(), "Allocated", condition.False, reason, why.Error())}
+		Conditions: condition.One(status.spec.GetConditions(), "Allocated", condition.False, reason, condition.Message(why))}
 	if status.revision != 0 && proto.Equal(next, status.spec) {
 		return nil
 	}

@@ -3,6 +3,7 @@
 package waiting
 
 import (
+	"slices"
 	"sync"
 
 	"ingot/runtime/resource"
@@ -39,7 +40,7 @@ func (l *List) For(key resource.Key, topics ...string) {
 // Done makes key wait for nothing.
 func (l *List) Done(key resource.Key) { l.For(key) }
 
-// On are the keys that wait for topic.
+// On are the keys that wait for topic, in order.
 func (l *List) On(topic string) []resource.Key {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,6 +48,7 @@ func (l *List) On(topic string) []resource.Key {
 	for k := range l.topics[topic] {
 		keys = append(keys, k)
 	}
+	slices.SortFunc(keys, resource.Key.Compare)
 	return keys
 }
 

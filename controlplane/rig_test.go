@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -268,56 +267,4 @@ func scheduled(r *rig, machine string) string {
 func nicStatus(r *rig, nic string) *v1alpha1.NetworkInterfaceStatus {
 	r.Helper()
 	return resource.Spec[*v1alpha1.NetworkInterfaceStatus](r.get(api.InterfaceStatus, nic))
-}
-
-func TestTwoMachinesComeToLifeOnTwoHostsAndLeaveNothing(t *testing.T) {
-	r := newRig(t)
-	r.world()
-	before := r.count()
-	r.create(api.Machine, "a", nil, machineSpec(nil))
-	r.create(api.Machine, "b", nil, machineSpec(nil))
-	r.settle()
-	if a, b := hostOf(r, "a"), hostOf(r, "b"); a == "" || b == "" || a == b {
-		t.Errorf("a is on %q, b on %q; want two hosts\n%s", a, b, r.dump())
-	}
-	if got := len(r.list(api.HostMachine)); got != 2 {
-		t.Fatalf("%d host machines, want 2; waiting for: %q %q", got, prepared(r, "a"), prepared(r, "b"))
-	}
-	var ips []string
-	for _, hi := range r.list(api.HostInterface) {
-		s := resource.Spec[*v1alpha1.HostInterfaceSpec](hi)
-		ips = append(ips, s.GetIps()...)
-		if s.GetVni() != 100 || !strings.HasPrefix(s.GetMac(), "02:") || s.GetHost() == "" {
-			t.Errorf("host interface %v", s)
-		}
-	}
-	slices.Sort(ips)
-	if got := strings.Join(ips, " "); got != "10.0.0.2 10.0.0.3" {
-		t.Errorf("addresses %s", got)
-	}
-	hm := resource.Spec[*v1alpha1.HostMachineSpec](r.list(api.HostMachine)[0])
-	if v := hm.GetVolumes(); len(v) != 1 || v[0].GetDevice() != "oda" || v[0].GetSizeBytes() != 10<<30 || hm.GetPower() != "On" || hm.GetHostname() != hm.GetName() {
-		t.Errorf("host machine %v", hm)
-	}
-	r.delete(api.Machine, "a")
-	r.delete(api.Machine, "b")
-	r.settle()
-	if diff := r.count(); diff != before {
-		t.Errorf("left behind: %s, was %s\n%s", diff, before, r.dump())
-	}
-}
-
-// count is how many objects there are of each kind, without what is kept of pools and reports.
-func (r *rig) count() string {
-	var b strings.Builder
-	for _, info := range api.Kinds() {
-		switch info.Kind {
-		case api.MachinePoolUsage, api.MachineStatus, api.PrefixStatus, api.NetworkStatus, api.VNIAllocation:
-			continue
-		}
-		if n := len(r.list(info.Kind)); n > 0 {
-			fmt.Fprintf(&b, "%s=%d ", info.Kind, n)
-		}
-	}
-	return b.String()
 }
