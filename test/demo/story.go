@@ -87,8 +87,7 @@ func (s *story) tell(ctx context.Context) error {
 		{"lay the fabric: a spine and two hosts, IPv6 underlay", s.layFabric},
 		{"start FRR's bgpd as route reflector", func(ctx context.Context) error { return s.cloud.StartReflector(ctx) }},
 		{"make the certificate authority, start ingot-control", func(ctx context.Context) error { return s.cloud.StartControl(ctx) }},
-		{"start libvirtd and ingot-agent on host-1, join by token", func(ctx context.Context) error { return s.startHost(ctx, 0) }},
-		{"start libvirtd and ingot-agent on host-2, join by token", func(ctx context.Context) error { return s.startHost(ctx, 1) }},
+		{"on each host start libvirtd and ingot-agent, join by a token", func(ctx context.Context) error { return s.cloud.StartHosts(ctx) }},
 		{"wait until both hosts offer themselves to the scheduler", s.waitPools},
 		{"ingot apply -f examples/two-machines", s.apply},
 		{"wait until both machines run, on different hosts", s.waitMachines},
@@ -133,12 +132,12 @@ func (s *story) layFabric(context.Context) (err error) {
 	return err
 }
 
-func (s *story) startHost(ctx context.Context, n int) error {
-	return s.cloud.StartHost(ctx, s.cloud.Hosts[n])
-}
-
 func (s *story) waitPools(ctx context.Context) error {
-	_, err := s.cloud.Ingot(ctx, "wait", "machinepool/host-1", "machinepool/host-2", "--for=Ready", "--timeout=60s")
+	if _, err := s.cloud.Ingot(ctx, "wait", "machinepool/host-1", "machinepool/host-2", "--for=Ready", "--timeout=60s"); err != nil {
+		return err
+	}
+	out, err := s.cloud.Ingot(ctx, "get", "machinepools")
+	s.showLines(out)
 	return err
 }
 

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/yaml"
 
 	"ingot/test/lab"
@@ -38,6 +39,8 @@ type Config struct {
 	Bin string
 	// Images is the absolute folder that holds the layout of lab.BuildGuestImage. Required.
 	Images string
+	// Accelerator is that of the agents' configuration; "" lets them find out, which takes seconds.
+	Accelerator string
 	// Fabric is the underlay.
 	Fabric lab.FabricConfig
 }
@@ -85,12 +88,16 @@ func (c *Cloud) Start(ctx context.Context) error {
 	if err := c.StartControl(ctx); err != nil {
 		return err
 	}
+	return c.StartHosts(ctx)
+}
+
+// StartHosts starts every host, all at once.
+func (c *Cloud) StartHosts(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
 	for _, h := range c.Hosts {
-		if err := c.StartHost(ctx, h); err != nil {
-			return err
-		}
+		group.Go(func() error { return c.StartHost(ctx, h) })
 	}
-	return nil
+	return group.Wait()
 }
 
 // Close ends everything.
@@ -176,6 +183,7 @@ func (c *Cloud) writeAgentConfig(h *Host, path string) error {
 			"reflectors": []map[string]any{{"address": c.Fabric.Spine.Address}},
 		},
 		"machines": map[string]any{
+			"accelerator":   c.cfg.Accelerator,
 			"cpuOvercommit": 4,
 			"reserve":       map[string]string{"memory": "256Mi"},
 			"imageLayouts":  []string{"/var/lib/ingot/images"},
