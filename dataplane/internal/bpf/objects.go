@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"ingot/runtime/fault"
@@ -200,9 +202,30 @@ func (o *Objects) openMap(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 // schema is short and changes with anything that makes a map another one.
 func schema(spec *ebpf.MapSpec) string {
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%s %d %d %d %d %+8v %+8v", spec.Type, spec.KeySize, spec.ValueSize,
-		spec.MaxEntries, spec.Flags, spec.Key, spec.Value)
+	fmt.Fprintf(h, "%s %d %d %d %d ", spec.Type, spec.KeySize, spec.ValueSize, spec.MaxEntries, spec.Flags)
+	describe(h, spec.Key)
+	describe(h, spec.Value)
 	return fmt.Sprintf("%08x", h.Sum32())
+}
+
+// describe writes what a type looks like in memory, and the names of its members.
+func describe(w io.Writer, t btf.Type) {
+	switch t := btf.UnderlyingType(t).(type) {
+	case *btf.Struct:
+		fmt.Fprintf(w, "{%d:", t.Size)
+		for _, m := range t.Members {
+			fmt.Fprintf(w, "%s@%d ", m.Name, m.Offset)
+			describe(w, m.Type)
+		}
+		fmt.Fprint(w, "}")
+	case *btf.Array:
+		fmt.Fprintf(w, "[%d]", t.Nelems)
+		describe(w, t.Type)
+	case *btf.Int:
+		fmt.Fprintf(w, "%d;", t.Size)
+	default:
+		fmt.Fprintf(w, "%T;", t)
+	}
 }
 
 func mount(dir string) error {
