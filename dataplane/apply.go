@@ -259,6 +259,7 @@ func (m *Manager) remove(p *port) error {
 		if _, err := m.kernel.Ports.Delete(uint32(p.device.Index)); err != nil {
 			return err
 		}
+		p.value.Slot = 0 // no entry to bump any more
 	}
 	if _, err := m.kernel.Underlays.Delete(addr(p.Spec.Underlay)); err != nil {
 		return err
