@@ -145,7 +145,8 @@ static __always_inline int too_big(struct __sk_buff *ctx, const struct packet *p
 	return ctx->len - ETH_HLEN > conf.mtu;
 }
 
-static __always_inline int forward(struct __sk_buff *ctx, struct packet *p, const struct port *port)
+static __always_inline int forward(struct __sk_buff *ctx, struct packet *p, const struct port *port,
+				   struct flow *f)
 {
 	if (p->ttl <= 1)
 		return send_error(ctx, p, port, DROP_TTL_EXCEEDED);
@@ -156,7 +157,7 @@ static __always_inline int forward(struct __sk_buff *ctx, struct packet *p, cons
 		return deliver(ctx, p);
 	if (age(ctx, p))
 		return drop(port->slot, DROP_REWRITE);
-	return send_to_fabric(ctx, p, port);
+	return send_to_fabric(ctx, p, port, f);
 }
 
 SEC("tc")
@@ -199,7 +200,7 @@ int from_machine(struct __sk_buff *ctx)
 		advance(f, &p, t);
 		p.local_ifindex = f->local_ifindex;
 		p.tunnel = f->nexthop;
-		return forward(ctx, &p, port);
+		return forward(ctx, &p, port, f);
 	}
 	verdict = special(ctx, &p, port);
 	if (verdict >= 0)
@@ -210,7 +211,7 @@ int from_machine(struct __sk_buff *ctx)
 		verdict = -1 - verdict;
 	if (verdict)
 		return drop(slot, verdict);
-	return forward(ctx, &p, port);
+	return forward(ctx, &p, port, 0);
 }
 
 char __license[] SEC("license") = "Dual BSD/GPL";

@@ -80,7 +80,11 @@ struct flow {
 	__u8 flags;
 	__u8 icmp_type;
 	__u8 icmp_code;
-	__u32 pad;
+	/* the way to nexthop that the host's routing table gave at hop_time, units of 2^26 ns */
+	__u32 hop_time;
+	__u32 hop_ifindex; /* 0: none yet */
+	__u8 hop_dmac[6];
+	__u8 hop_smac[6];
 };
 
 struct host_key {

@@ -219,6 +219,7 @@ __noinline int track(struct packet *p, const struct port *port)
 		new.flags |= FLOW_ROUTED;
 		new.local_ifindex = p->local_ifindex;
 		new.nexthop = p->tunnel;
+		new.hop_ifindex = 0;
 	} else if (p->tunneled) {
 		new.flags |= FLOW_PEER;
 		new.peer = p->tunnel;

@@ -57,7 +57,10 @@ type PortFlow struct {
 	Flags        uint8
 	IcmpType     uint8
 	IcmpCode     uint8
-	Pad          uint32
+	HopTime      uint32
+	HopIfindex   uint32
+	HopDmac      [6]uint8
+	HopSmac      [6]uint8
 }
 
 type PortFlowKey struct {
