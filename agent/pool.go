@@ -6,9 +6,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -59,8 +61,12 @@ func (a *Agent) reportPool(ctx context.Context) error {
 
 func (a *Agent) poolStatus(ctx context.Context) (*v1alpha1.MachinePoolStatus, error) {
 	total, free := a.machines.Capacity()
+	used, available, err := diskSpace(a.cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
 	s := &v1alpha1.MachinePoolStatus{
-		Capacity: quantities(total), Allocatable: quantities(free), AgentVersion: version.String(),
+		Capacity: quantities(total, used+available), Allocatable: quantities(free, available), AgentVersion: version.String(),
 		Addresses: []*v1alpha1.PoolAddress{{Type: "Hostname", Address: a.cfg.Host},
 			{Type: "Underlay", Address: a.cfg.Underlay.Prefix.String()}},
 	}
@@ -91,11 +97,31 @@ func conditionWord(holds bool) string {
 	return "False"
 }
 
-func quantities(r machine.Resources) map[string]string {
+func quantities(r machine.Resources, disk int64) map[string]string {
 	return map[string]string{
 		"cpu":    strconv.FormatInt(r.CPUs, 10),
 		"memory": resource.NewQuantity(r.MemoryBytes, resource.BinarySI).String(),
+		"disk":   resource.NewQuantity(disk, resource.BinarySI).String(),
 	}
+}
+
+// diskSpace returns the bytes that machines' disks take below dir, and those that are left there.
+func diskSpace(dir string) (used, available int64, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, 0, fmt.Errorf("look at file system of %s: %w", dir, err)
+	}
+	disks, err := filepath.Glob(filepath.Join(dir, "machines", "machines", "*", "*"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("list disks: %w", err)
+	}
+	for _, disk := range disks {
+		var st unix.Stat_t
+		if unix.Lstat(disk, &st) == nil { // else it was removed meanwhile
+			used += st.Blocks * 512
+		}
+	}
+	return used, int64(fs.Bavail) * fs.Bsize, nil
 }
 
 // renewCertificate asks for a fresh certificate when a third of the present one's life is left.
