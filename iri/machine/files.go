@@ -38,7 +38,7 @@ func (f files) create(ctx context.Context, ignition []byte, owner disk.Owner) er
 	if err := os.MkdirAll(f.dir, 0o710); err != nil {
 		return fmt.Errorf("make machine directory: %w", err)
 	}
-	if err := os.Chown(f.dir, 0, int(owner.GroupID)); err != nil {
+	if err := os.Chown(f.dir, -1, int(owner.GroupID)); err != nil {
 		return fmt.Errorf("make machine directory: %w", err)
 	}
 	if len(ignition) > 0 {
