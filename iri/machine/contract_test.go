@@ -50,6 +50,7 @@ func newWire(t testing.TB, w *world, adapt ...func(*Config)) *wire {
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.await("socket", func() bool { _, err := os.Stat(x.socket); return err == nil })
 	x.c = api.NewMachineRuntimeClient(conn)
 	x.stop = sync.OnceFunc(func() {
 		conn.Close()
