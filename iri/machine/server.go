@@ -220,16 +220,17 @@ func (s *Server) findOrphans(ctx context.Context) {
 	}
 	orphans := map[string]string{}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, info := range infos {
-		if s.entries[info.ID] == nil && info.UID != "" {
-			orphans[info.UID] = info.ID
+		if s.entries[info.ID] != nil || info.UID == "" {
+			continue
+		}
+		orphans[info.UID] = info.ID
+		if s.orphans[info.UID] != info.ID {
+			s.log.Error("domain has no machine record; it is left alone", "machine", info.ID, "uid", info.UID)
 		}
 	}
 	s.orphans = orphans
-	s.mu.Unlock()
-	for uid, id := range orphans {
-		s.log.Error("domain has no machine record; it is left alone", "machine", id, "uid", uid)
-	}
 }
 
 // Serve answers IRI calls at a unix socket of mode 0600 until ctx ends.
