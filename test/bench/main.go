@@ -16,12 +16,14 @@ import (
 	"time"
 
 	"ingot/test/bench/result"
+	"ingot/test/bench/routes"
 	"ingot/test/bench/throughput"
 )
 
 // benches are all benchmarks in the order of the report.
 var benches = slices.Concat(
 	throughput.Benches(),
+	routes.Benches(),
 )
 
 func main() {
