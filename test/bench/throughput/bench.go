@@ -1,6 +1,7 @@
 package throughput
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,12 +27,12 @@ const (
 )
 
 // A measurement is repeated on one path.
-type measurement func(during time.Duration) (float64, error)
+type measurement func(during time.Duration) (sample, error)
 
 // interleave runs each measurement once a round, so that what disturbs the machine disturbs all
-// alike, after a short round that counts for nothing. It returns the values by measurement.
-func interleave(ctx context.Context, rounds int, during time.Duration, all ...measurement) ([][]float64, error) {
-	values := make([][]float64, len(all))
+// alike, after a short round that counts for nothing. It returns the samples by measurement.
+func interleave(ctx context.Context, rounds int, during time.Duration, all ...measurement) ([][]sample, error) {
+	values := make([][]sample, len(all))
 	for round := -1; round < rounds; round++ {
 		for i, measure := range all {
 			if err := ctx.Err(); err != nil {
@@ -76,8 +77,8 @@ func (all paths) Close() error {
 	return errors.Join(errs...)
 }
 
-// streams measures TCP between namespaces behind veth in Gbit/s.
-func streams(ctx context.Context, rounds int, during time.Duration, networks ...network) (_ [][]float64, err error) {
+// streams measures TCP between namespaces behind veth, in Gbit.
+func streams(ctx context.Context, rounds int, during time.Duration, networks ...network) (_ [][]sample, err error) {
 	all, err := buildAll(setup{}, networks...)
 	if err != nil {
 		return nil, err
@@ -95,8 +96,8 @@ func streams(ctx context.Context, rounds int, during time.Duration, networks ...
 	return interleave(ctx, rounds, during, measurements...)
 }
 
-// tapStreams measures TCP between taps in Gbit/s, over uplinks that carry frames of wire size.
-func tapStreams(ctx context.Context, rounds int, during time.Duration, networks ...network) (_ [][]float64, err error) {
+// tapStreams measures TCP between taps, in Gbit, over uplinks that carry frames of wire size.
+func tapStreams(ctx context.Context, rounds int, during time.Duration, networks ...network) (_ [][]sample, err error) {
 	all, err := buildAll(setup{taps: true, wire: true}, networks...)
 	if err != nil {
 		return nil, err
@@ -113,8 +114,8 @@ func tapStreams(ctx context.Context, rounds int, during time.Duration, networks 
 	return interleave(ctx, rounds, during, measurements...)
 }
 
-// packetCosts measures the CPU time of small packets between taps in nanoseconds each.
-func packetCosts(ctx context.Context, rounds int, during time.Duration, networks ...network) (_ [][]float64, err error) {
+// packetCosts measures small packets between taps.
+func packetCosts(ctx context.Context, rounds int, during time.Duration, networks ...network) (_ [][]sample, err error) {
 	all, err := buildAll(setup{taps: true, direct: true}, networks...)
 	if err != nil {
 		return nil, err
@@ -137,8 +138,8 @@ func tcpStream(ctx context.Context) ([]result.Result, error) {
 		return nil, err
 	}
 	return []result.Result{
-		result.New("dataplane/tcp_stream", "Gbit/s", result.RatioAtLeast(1.25), values[0]...).Against(bridge.name, values[1]...),
-		result.New("dataplane/tcp_stream_vs_plain", "Gbit/s", result.RatioAtLeast(1), values[0]...).Against(plain.name, values[2]...),
+		result.New("dataplane/tcp_stream", "Gbit/s", result.RatioAtLeast(1.25), rates(values[0])...).Against(bridge.name, rates(values[1])...),
+		result.New("dataplane/tcp_stream_vs_plain", "Gbit/s", result.RatioAtLeast(1), rates(values[0])...).Against(plain.name, rates(values[2])...),
 	}, nil
 }
 
@@ -148,15 +149,12 @@ func tapStreamWire(ctx context.Context) ([]result.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	best := slices.MaxFunc(values[1:], func(a, b []float64) int {
-		if result.Median(a) < result.Median(b) {
-			return -1
-		}
-		return 1
+	best := slices.MaxFunc(values[1:], func(a, b []sample) int {
+		return cmp.Compare(result.Median(rates(a)), result.Median(rates(b)))
 	})
 	return []result.Result{
-		result.New("dataplane/tap_stream_wire", "Gbit/s", result.RatioAtLeast(1), best...).
-			Against(fmt.Sprintf("%s, same taps", bridge.name), values[0]...),
+		result.New("dataplane/tap_stream_wire", "Gbit/s", result.RatioAtLeast(1), rates(best)...).
+			Against(fmt.Sprintf("%s, same taps", bridge.name), rates(values[0])...),
 	}, nil
 }
 
@@ -166,6 +164,6 @@ func smallPackets(ctx context.Context) ([]result.Result, error) {
 		return nil, err
 	}
 	return []result.Result{
-		result.New("dataplane/small_packets_cpu", "ns", result.RatioAtMost(0.34), values[0]...).Against(bridge.name, values[1]...),
+		result.New("dataplane/small_packets_cpu", "ns", result.RatioAtMost(0.34), nanoseconds(values[0])...).Against(bridge.name, nanoseconds(values[1])...),
 	}, nil
 }

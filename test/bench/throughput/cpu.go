@@ -2,6 +2,7 @@ package throughput
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,54 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// A sample is one run of a measurement. Its unit is a Gbit, or a packet.
+type sample struct {
+	// rate is units a second.
+	rate float64
+	// cost is CPU seconds a unit, of sender, network and receiver together.
+	cost float64
+}
+
+// A watch is a running measurement.
+type watch struct {
+	start time.Time
+	cpu   time.Duration
+}
+
+func startWatch() (watch, error) {
+	cpu, err := cpuTime()
+	return watch{time.Now(), cpu}, err
+}
+
+func (w watch) stop(units float64) (sample, error) {
+	elapsed := time.Since(w.start)
+	cpu, err := cpuTime()
+	switch {
+	case err != nil:
+		return sample{}, err
+	case units == 0:
+		return sample{}, errors.New("nothing arrived")
+	}
+	return sample{rate: units / elapsed.Seconds(), cost: (cpu - w.cpu).Seconds() / units}, nil
+}
+
+func rates(samples []sample) []float64 {
+	return each(samples, func(s sample) float64 { return s.rate })
+}
+
+// nanoseconds are the costs.
+func nanoseconds(samples []sample) []float64 {
+	return each(samples, func(s sample) float64 { return s.cost * 1e9 })
+}
+
+func each(samples []sample, value func(sample) float64) []float64 {
+	out := make([]float64, len(samples))
+	for i, s := range samples {
+		out[i] = value(s)
+	}
+	return out
+}
 
 // cpuTime is what this process and the kernel's packet threads have used. On a kernel that does
 // not account interrupts apart (IRQ_TIME_ACCOUNTING off) a process is charged with the

@@ -51,7 +51,7 @@ func (p *packets) send() error {
 // receive returns false when nothing came for a while.
 func (p *packets) receive() (bool, error) {
 	for {
-		n, err := p.to.read(p.buf, 20*time.Millisecond)
+		n, err := p.to.read(p.buf, patience)
 		if n == 0 || err != nil {
 			return false, err
 		}
@@ -61,44 +61,43 @@ func (p *packets) receive() (bool, error) {
 	}
 }
 
-// run sends for a while and returns the CPU time in nanoseconds for one packet that arrived,
-// sender, network and receiver together. One thread on one processor does it all in turn, so
-// that no time goes to waking threads up.
-func (p *packets) run(during time.Duration) (float64, error) {
+// run sends for a while and counts packets that arrived. One thread on one processor sends and
+// receives in turn, so that no time goes to waking threads up.
+func (p *packets) run(during time.Duration) (sample, error) {
 	type outcome struct {
-		cost float64
-		err  error
+		sample
+		err error
 	}
 	done := make(chan outcome)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the affinity ends with the thread
-		cost, err := func() (float64, error) {
+		s, err := func() (sample, error) {
 			if err := pin(); err != nil {
-				return 0, err
+				return sample{}, err
 			}
 			return p.sendAndReceive(during)
 		}()
-		done <- outcome{cost, err}
+		done <- outcome{s, err}
 	}()
 	o := <-done
-	return o.cost, o.err
+	return o.sample, o.err
 }
 
-func (p *packets) sendAndReceive(during time.Duration) (float64, error) {
-	before, err := cpuTime()
+func (p *packets) sendAndReceive(during time.Duration) (sample, error) {
+	watch, err := startWatch()
 	if err != nil {
-		return 0, err
+		return sample{}, err
 	}
 	sent, received := 0, 0
 	for start := time.Now(); time.Since(start) < during; {
 		if err := p.send(); err != nil {
-			return 0, err
+			return sample{}, err
 		}
 		sent += batch
 		for range batch {
 			ok, err := p.receive()
 			if err != nil {
-				return 0, err
+				return sample{}, err
 			}
 			if !ok {
 				break
@@ -106,14 +105,10 @@ func (p *packets) sendAndReceive(during time.Duration) (float64, error) {
 			received++
 		}
 	}
-	after, err := cpuTime()
-	if err != nil {
-		return 0, err
-	}
 	if received < sent*99/100 {
-		return 0, fmt.Errorf("%d of %d packets were lost", sent-received, sent)
+		return sample{}, fmt.Errorf("%d of %d packets were lost", sent-received, sent)
 	}
-	return float64(after-before) / float64(received), nil
+	return watch.stop(float64(received))
 }
 
 // pin keeps the calling thread on the last processor that it may use.

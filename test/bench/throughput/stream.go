@@ -40,8 +40,21 @@ func dial(ctx context.Context, p *path) (*connection, error) {
 
 func (c *connection) Close() error { return errors.Join(c.from.Close(), c.to.Close()) }
 
-// run sends for a while and returns what arrived, in Gbit/s.
-func (c *connection) run(during time.Duration) (float64, error) {
+// run sends for a while and counts Gbit that arrived.
+func (c *connection) run(during time.Duration) (sample, error) {
+	watch, err := startWatch()
+	if err != nil {
+		return sample{}, err
+	}
+	received, err := c.send(during)
+	if err != nil {
+		return sample{}, err
+	}
+	return watch.stop(float64(received) * 8 / 1e9)
+}
+
+// send returns the bytes that arrived until during had passed.
+func (c *connection) send(during time.Duration) (int, error) {
 	start := time.Now()
 	deadline := start.Add(during)
 	if err := errors.Join(c.from.SetDeadline(deadline), c.to.SetDeadline(deadline.Add(time.Second))); err != nil {
@@ -58,13 +71,13 @@ func (c *connection) run(during time.Duration) (float64, error) {
 		}
 	}()
 	buf := make([]byte, 256<<10)
-	received, end := 0, start
+	received := 0
 	for time.Now().Before(deadline) {
 		if err := c.to.SetReadDeadline(deadline); err != nil {
 			return 0, err
 		}
 		n, err := c.to.Read(buf)
-		received, end = received+n, time.Now()
+		received += n
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break
@@ -75,5 +88,5 @@ func (c *connection) run(during time.Duration) (float64, error) {
 	if err := <-sent; !errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, fmt.Errorf("send: %w", err)
 	}
-	return float64(received) * 8 / end.Sub(start).Seconds() / 1e9, nil
+	return received, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,8 +17,8 @@ type tap int
 func (t tap) Close() error { return unix.Close(int(t)) }
 
 func (t tap) write(frame []byte) error {
-	if _, err := unix.Write(int(t), frame); err != nil {
-		return fmt.Errorf("write to tap: %w", err)
+	if _, errno := t.transfer(unix.SYS_WRITE, frame); errno != 0 {
+		return fmt.Errorf("write to tap: %w", errno)
 	}
 	return nil
 }
@@ -25,14 +26,15 @@ func (t tap) write(frame []byte) error {
 // read returns 0 when nothing came for a while.
 func (t tap) read(buf []byte, wait time.Duration) (int, error) {
 	for range 2 {
-		n, err := unix.Read(int(t), buf)
-		switch {
-		case err == nil:
+		n, errno := t.transfer(unix.SYS_READ, buf)
+		switch errno {
+		case 0:
 			return n, nil
-		case errors.Is(err, unix.EINTR):
+		case unix.EINTR:
 			continue
-		case !errors.Is(err, unix.EAGAIN):
-			return 0, fmt.Errorf("read from tap: %w", err)
+		case unix.EAGAIN:
+		default:
+			return 0, fmt.Errorf("read from tap: %w", errno)
 		}
 		fds := []unix.PollFd{{Fd: int32(t), Events: unix.POLLIN}}
 		if n, err := unix.Poll(fds, int(wait.Milliseconds())); n <= 0 {
@@ -43,6 +45,12 @@ func (t tap) read(buf []byte, wait time.Duration) (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// transfer is a system call that never blocks, so the Go scheduler need not know of it.
+func (t tap) transfer(call uintptr, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(call, uintptr(t), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	return int(n), errno
 }
 
 // expect reads until a frame of proto satisfies want, or nothing comes for a while.
@@ -73,6 +81,8 @@ type tapStream struct {
 const (
 	// streamFrame is what one write carries at most: 60 KiB.
 	streamFrame = 60 << 10
+	// patience is how long a packet may take before it counts as lost.
+	patience = 500 * time.Millisecond
 	// inFlight frames are written before any is read; in wire size they fit every queue on the way.
 	inFlight = 8
 )
@@ -90,7 +100,7 @@ func connectTaps(p *path) (*tapStream, error) {
 		if err := s.from.write(tcpFrame(0, s.nextHop, 99, 0, tcpSYN, 0, s.mss)); err != nil {
 			return nil, err
 		}
-		if ok, err := s.to.expect(protoTCP, 100*time.Millisecond, flags(tcpSYN)); err != nil {
+		if ok, err := s.to.expect(protoTCP, patience, flags(tcpSYN)); err != nil {
 			return nil, err
 		} else if !ok {
 			continue
@@ -98,7 +108,7 @@ func connectTaps(p *path) (*tapStream, error) {
 		if err := s.to.write(tcpFrame(1, p.nextHop(1), 199, 100, tcpSYN|tcpACK, 0, s.mss)); err != nil {
 			return nil, err
 		}
-		if ok, err := s.from.expect(protoTCP, 100*time.Millisecond, flags(tcpSYN|tcpACK)); err != nil {
+		if ok, err := s.from.expect(protoTCP, patience, flags(tcpSYN|tcpACK)); err != nil {
 			return nil, err
 		} else if ok {
 			break
@@ -109,37 +119,47 @@ func connectTaps(p *path) (*tapStream, error) {
 	return s, s.from.write(tcpFrame(0, s.nextHop, s.seq, 200, tcpACK, 0, s.mss))
 }
 
-// run sends for a while and returns what arrived, in Gbit/s.
-func (s *tapStream) run(during time.Duration) (float64, error) {
-	start, received, lost := time.Now(), 0, 0
-	size := len(s.frame) - headersLen - tcpLen
-	for time.Since(start) < during {
-		for range inFlight {
-			binary.BigEndian.PutUint32(s.frame[headersLen+4:], s.seq)
-			if err := s.from.write(s.frame); err != nil {
-				return 0, err
-			}
-			s.seq += uint32(size)
-		}
-		missing := inFlight * size
-		for missing > 0 {
-			n, err := s.to.read(s.buf, 20*time.Millisecond)
-			if err != nil {
-				return 0, err
-			}
-			if n == 0 {
-				lost += missing
-				break
-			}
-			if segment := transport(s.buf[:n], protoTCP); len(segment) > tcpLen {
-				received += len(segment) - tcpLen
-				missing -= len(segment) - tcpLen
-			}
-		}
+// run sends for a while and counts Gbit that arrived.
+func (s *tapStream) run(during time.Duration) (sample, error) {
+	watch, err := startWatch()
+	if err != nil {
+		return sample{}, err
 	}
-	elapsed := time.Since(start)
+	received, lost := 0, 0
+	for start := time.Now(); time.Since(start) < during; {
+		missing, err := s.burst()
+		if err != nil {
+			return sample{}, err
+		}
+		lost += missing
+		received += inFlight*s.size() - missing
+	}
 	if lost > received/100 {
-		return 0, fmt.Errorf("%d of %d bytes were lost between taps", lost, lost+received)
+		return sample{}, fmt.Errorf("%d of %d bytes were lost between taps", lost, lost+received)
 	}
-	return float64(received) * 8 / elapsed.Seconds() / 1e9, nil
+	return watch.stop(float64(received) * 8 / 1e9)
+}
+
+// size is the data in one frame.
+func (s *tapStream) size() int { return len(s.frame) - headersLen - tcpLen }
+
+// burst sends inFlight frames, receives them, and returns how many bytes did not come.
+func (s *tapStream) burst() (missing int, err error) {
+	for range inFlight {
+		binary.BigEndian.PutUint32(s.frame[headersLen+4:], s.seq)
+		if err := s.from.write(s.frame); err != nil {
+			return 0, err
+		}
+		s.seq += uint32(s.size())
+	}
+	for missing = inFlight * s.size(); missing > 0; {
+		n, err := s.to.read(s.buf, patience)
+		if n == 0 || err != nil {
+			return missing, err
+		}
+		if segment := transport(s.buf[:n], protoTCP); len(segment) > tcpLen {
+			missing -= len(segment) - tcpLen
+		}
+	}
+	return missing, nil
 }
