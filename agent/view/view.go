@@ -258,6 +258,7 @@ func (c *Client) upsert(ctx context.Context, r *resource.Resource, terminating b
 	if r.Kind == api.HostMachine {
 		r.Finalizers = []string{Finalizer}
 	}
+	r.Revision = 0 // the server's says nothing about this store's
 	have, err := c.cfg.Store.Get(ctx, r.Key)
 	op := store.Op{Type: store.Create, Resource: r}
 	switch {
