@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -156,11 +157,15 @@ func (s *story) waitMachines(ctx context.Context) error {
 		if m.Guest, err = s.cloud.Machine(ctx, project, m.name); err != nil {
 			return err
 		}
-		kind, err := m.Host.Virsh(ctx, "dumpxml", "--xpath", "string(/domain/@type)", m.Domain)
+		definition, err := m.Host.Virsh(ctx, "dumpxml", m.Domain)
 		if err != nil {
 			return err
 		}
-		s.show("%-5s runs on %s (%s)", m.name, m.Host.Name, map[string]string{"kvm": "KVM", "qemu": "TCG"}[strings.TrimSpace(string(kind))])
+		accelerator := "TCG"
+		if bytes.Contains(definition, []byte("<domain type='kvm'")) {
+			accelerator = "KVM"
+		}
+		s.show("%-5s runs on %s (%s)", m.name, m.Host.Name, accelerator)
 	}
 	if s.left.Host == s.right.Host {
 		return fmt.Errorf("both machines run on %s", s.left.Host.Name)
