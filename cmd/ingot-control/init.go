@@ -31,7 +31,8 @@ func initCommand() *cobra.Command {
 		Long: `Make what is missing of a control plane's directory: authority, certificates, keys, admin context.
 
 What is there is kept, so it can be run again: after it was interrupted, to give the server's
-certificate another name, or to renew the admin's when it nears its end.`,
+certificate another name, or to renew the admin's when it nears its end. A server that runs uses
+a new certificate when it is started again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			keys, wrote, err := pki.Init(dir, append([]string{"localhost", "127.0.0.1", "::1"}, names...))

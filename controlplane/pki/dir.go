@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ingot/runtime/durable"
 	"ingot/runtime/fault"
 )
 
@@ -44,6 +47,9 @@ type Dir struct {
 // certificate that is not for all names is made anew, for the old names too. It returns the names
 // of the files that it wrote.
 func Init(path string, names []string) (*Dir, []string, error) {
+	if err := checkNames(names); err != nil {
+		return nil, nil, err
+	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("init: %w", err)
 	}
@@ -172,7 +178,7 @@ func (d *Dir) ServerCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 	}
 	d.server = pair
 	// A file that cannot be written is no reason to refuse clients: the next start tries again.
-	_ = writeFile(filepath.Join(d.Path, serverCert), chain, 0o644)
+	_ = durable.Replace(filepath.Join(d.Path, serverCert), chain, 0o644)
 	return &d.server, nil
 }
 
@@ -187,6 +193,19 @@ func (a *Authority) Fresh(certPEM []byte) bool {
 		return false
 	}
 	return cert.NotAfter.Sub(a.now()) > cert.NotAfter.Sub(cert.NotBefore)/3
+}
+
+// dnsName is what a certificate can be for, beside addresses (RFC 1123, 2.1).
+var dnsName = regexp.MustCompile(`^[a-zA-Z0-9]([-a-zA-Z0-9.]{0,251}[a-zA-Z0-9])?$`)
+
+func checkNames(names []string) error {
+	var faults fault.Fields
+	for _, name := range names {
+		if net.ParseIP(name) == nil && !dnsName.MatchString(name) {
+			faults.Add("name", "%q is neither a DNS name nor an IP address", name)
+		}
+	}
+	return faults.Err()
 }
 
 func newSealKey() ([]byte, error) {
@@ -228,7 +247,7 @@ func (w *writer) replace(name string, mode fs.FileMode, content func() ([]byte, 
 	}
 	data, err := content()
 	if err == nil {
-		err = writeFile(filepath.Join(w.dir, name), data, mode)
+		err = durable.Replace(filepath.Join(w.dir, name), data, mode)
 	}
 	if err != nil {
 		w.err = fmt.Errorf("%s: %w", name, err)
@@ -269,30 +288,6 @@ func (w *writer) key(name, certificate string) crypto.Signer {
 func missing(path string) bool {
 	_, err := os.Stat(path)
 	return errors.Is(err, fs.ErrNotExist)
-}
-
-// writeFile writes a file whole or not at all, durably.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".tmp-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err = tmp.Write(data); err == nil {
-		err = errors.Join(tmp.Chmod(mode), tmp.Sync())
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // lockDir waits until no other Init works on the directory.

@@ -3,14 +3,13 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"runtime/debug"
 	"sync"
 
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/runtime/fault"
+	"ingot/runtime/group"
 	"ingot/runtime/store"
 )
 
@@ -56,7 +55,12 @@ func (s hostService) Sync(stream v1alpha1.HostService_SyncServer) error {
 	link := &hostLink{Server: s.Server, host: name, hello: first.Hello, stream: stream}
 	go func() {
 		defer s.hosts.end(session)
-		end(link.receive(ctx, first))
+		err := group.Call(func() error { return link.receive(ctx, first) })
+		if panicked := (*group.Panic)(nil); errors.As(err, &panicked) {
+			s.metrics.panics.Inc()
+			s.log.Error("host report panicked", "host", name, "err", err)
+		}
+		end(err)
 	}()
 	err = link.send(ctx)
 	if cause := context.Cause(ctx); cause != nil {
@@ -180,14 +184,7 @@ func (l *hostLink) send(ctx context.Context) error {
 }
 
 // receive stores reports until the stream ends. The error says why it ended.
-func (l *hostLink) receive(ctx context.Context, report *v1alpha1.HostReport) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			l.metrics.panics.Inc()
-			l.log.Error("host report panicked", "host", l.host, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = fmt.Errorf("store report: panic: %v", p)
-		}
-	}()
+func (l *hostLink) receive(ctx context.Context, report *v1alpha1.HostReport) error {
 	for {
 		rejected, err := l.keep(ctx, report)
 		if err != nil {

@@ -46,15 +46,6 @@ func (s joinService) redeem(ctx context.Context, req *v1alpha1.JoinRequest) (str
 	if err != nil {
 		return "", because("TokenRefused", "%w: %v", errUnauthenticated, err)
 	}
-	key, err := pki.RequestKey(req.Csr)
-	if err != nil {
-		return "", err
-	}
-	public, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return "", fault.Fields{{Path: "csr", Detail: err.Error()}}
-	}
-	keyHash := sha256.Sum256(public)
 	r, err := s.store.Get(ctx, resource.Key{Kind: api.JoinToken, Name: token.ID})
 	if err != nil && !errors.Is(err, fault.NotFound) {
 		return "", err
@@ -66,6 +57,15 @@ func (s joinService) redeem(ctx context.Context, req *v1alpha1.JoinRequest) (str
 	if until := spec.Expires.AsTime(); time.Now().After(until) {
 		return "", because("TokenRefused", "join token %s expired at %s: %w", token.ID, until.Format(time.RFC3339), errUnauthenticated)
 	}
+	key, err := pki.RequestKey(req.Csr)
+	if err != nil {
+		return "", err
+	}
+	public, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return "", fault.Fields{{Path: "csr", Detail: err.Error()}}
+	}
+	keyHash := sha256.Sum256(public)
 	use := &resource.Resource{
 		Meta: resource.Meta{Key: resource.Key{Kind: api.JoinTokenStatus, Name: token.ID}},
 		Spec: &v1alpha1.JoinTokenStatus{KeyHash: keyHash[:], Used: timestamppb.Now()},

@@ -143,7 +143,10 @@ func TestBadObjectsAreRefusedWithThePathOfEachFault(t *testing.T) {
 			for _, try := range []func() error{
 				func() error { _, err := c.Create(t.Context(), &v1alpha1.CreateRequest{Object: o}); return err },
 				func() error { _, err := c.Apply(t.Context(), &v1alpha1.ApplyRequest{Object: o}); return err },
-				func() error { _, err := c.Apply(t.Context(), &v1alpha1.ApplyRequest{Object: o, DryRun: true}); return err },
+				func() error {
+					_, err := c.Apply(t.Context(), &v1alpha1.ApplyRequest{Object: o, DryRun: true})
+					return err
+				},
 			} {
 				err := try()
 				for _, f := range test.faults {

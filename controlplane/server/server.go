@@ -22,6 +22,7 @@ import (
 	"ingot/controlplane/admission"
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/controlplane/pki"
+	"ingot/runtime/group"
 	"ingot/runtime/store"
 )
 
@@ -110,25 +111,17 @@ const maxRequest = 4 << 20
 
 // Serve answers on lis until ctx ends, then lets calls finish for the grace period. lis is closed.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	tidied := make(chan struct{})
-	go func() {
-		defer close(tidied)
-		s.tidy(ctx)
-	}()
-	unhook := context.AfterFunc(ctx, s.shutdown)
-	defer unhook()
-	err := s.grpc.Serve(lis)
-	cancel()
-	<-tidied
-	if errors.Is(err, grpc.ErrServerStopped) {
-		err = nil
-	}
-	if err != nil {
-		return fmt.Errorf("serve %s: %w", lis.Addr(), err)
-	}
-	return nil
+	g := group.New(ctx)
+	g.Go("tidy up", s.tidy)
+	g.Go("serve "+lis.Addr().String(), func(ctx context.Context) error {
+		unhook := context.AfterFunc(ctx, s.shutdown)
+		defer unhook()
+		if err := s.grpc.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
+	})
+	return g.Wait()
 }
 
 func (s *Server) shutdown() {

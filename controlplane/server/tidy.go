@@ -24,7 +24,7 @@ const (
 
 // tidy removes what nobody else would: events, requests and tokens whose time is over, and what
 // hosts have said about objects that are gone. It also notes which hosts are heard of.
-func (s *Server) tidy(ctx context.Context) {
+func (s *Server) tidy(ctx context.Context) error {
 	heard := map[string]time.Time{}
 	start := time.Now()
 	for tick := time.NewTicker(tidyEvery); ; {
@@ -34,7 +34,7 @@ func (s *Server) tidy(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			tick.Stop()
-			return
+			return nil
 		case <-tick.C:
 		}
 	}

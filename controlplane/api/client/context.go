@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 
 	"sigs.k8s.io/yaml"
 
+	"ingot/runtime/durable"
 	"ingot/runtime/fault"
 )
 
@@ -52,21 +52,7 @@ func (c *Context) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("write context %s: %w", path, err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".context-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write context: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	if _, err = tmp.Write(data); err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
+	if err := durable.Replace(path, data, 0o600); err != nil {
 		return fmt.Errorf("write context %s: %w", path, err)
 	}
 	return nil
