@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"ingot/runtime/controller"
@@ -19,6 +20,7 @@ import (
 // wires is a fake outside world: a set of names.
 type wires struct {
 	breaker *Breaker
+	mu      sync.Mutex // guards up
 	up      map[string]bool
 }
 
@@ -26,6 +28,8 @@ func (w *wires) set(name string, up bool) error {
 	if err := w.breaker.Act(); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if up {
 		w.up[name] = true
 	} else {
