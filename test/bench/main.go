@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"ingot/test/bench/resources"
 	"ingot/test/bench/result"
 	"ingot/test/bench/routes"
 	"ingot/test/bench/throughput"
@@ -22,6 +23,7 @@ import (
 
 // benches are all benchmarks in the order of the report.
 var benches = slices.Concat(
+	resources.Benches(),
 	throughput.Benches(),
 	routes.Benches(),
 )

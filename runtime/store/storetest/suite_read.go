@@ -80,15 +80,17 @@ func testListMany(b bench) {
 	const n = 3000
 	random := rand.New(rand.NewPCG(1, 2))
 	have := map[int]bool{}
-	for range 4 * n {
-		i := random.IntN(n)
-		r := New(Server, "p", fmt.Sprintf("%05d", i), "host", fmt.Sprint(i%7))
-		if have[i] {
-			b.delete(r)
-		} else {
-			b.create(r)
+	for range n / 5 {
+		ops := make([]store.Op, 20)
+		for j := range ops {
+			i := random.IntN(n)
+			ops[j] = store.Op{Type: store.Create, Resource: New(Server, "p", fmt.Sprintf("%05d", i), "host", fmt.Sprint(i%7))}
+			if have[i] {
+				ops[j].Type = store.Delete
+			}
+			have[i] = !have[i]
 		}
-		have[i] = !have[i]
+		b.txn("", ops...)
 	}
 	for _, host := range []string{"", "3"} {
 		q := store.Query{Kind: Server}

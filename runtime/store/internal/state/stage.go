@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -44,8 +45,14 @@ func newStage(c *catalog, j Journal, base *view) *stage {
 type attempt struct {
 	*stage
 	tx      *store.Txn
-	touched map[resource.Key]*resource.Resource
-	order   []resource.Key // of touched
+	touched []touch
+	places  map[resource.Key]int // in touched; nil while there is one at most
+}
+
+// A touch is what a transaction makes of one key.
+type touch struct {
+	key      resource.Key
+	old, new *resource.Resource // nil: there is none
 }
 
 // run evaluates tx: all of it or, with an error, nothing. A panic of an index function is an error.
@@ -55,7 +62,7 @@ func (s *stage) run(tx *store.Txn) (result store.Result, err error) {
 			result, err = store.Result{}, fmt.Errorf("evaluate transaction: panic: %v", p)
 		}
 	}()
-	a := &attempt{stage: s, tx: tx, touched: make(map[resource.Key]*resource.Resource, len(tx.Ops))}
+	a := &attempt{stage: s, tx: tx, touched: make([]touch, 0, len(tx.Ops))}
 	for _, c := range tx.Compares {
 		if err := a.compare(c); err != nil {
 			return store.Result{}, err
@@ -107,40 +114,45 @@ func (s *stage) get(key resource.Key) (*resource.Resource, error) {
 	return s.base.get(number, key), nil
 }
 
-// present is the resource as the operations before this one leave it.
-func (a *attempt) present(key resource.Key) (*resource.Resource, error) {
-	if r, ok := a.touched[key]; ok {
-		return r, nil
+// touch returns the place of key in touched: the resource as the operations before this one leave it.
+func (a *attempt) touch(key resource.Key) (*touch, error) {
+	if len(a.touched) == 1 && a.touched[0].key == key {
+		return &a.touched[0], nil
 	}
-	return a.get(key)
-}
-
-func (a *attempt) set(key resource.Key, r *resource.Resource) {
-	if _, ok := a.touched[key]; !ok {
-		a.order = append(a.order, key)
+	if i, ok := a.places[key]; ok {
+		return &a.touched[i], nil
 	}
-	a.touched[key] = r
+	old, err := a.get(key)
+	if err != nil {
+		return nil, err
+	}
+	a.touched = append(a.touched, touch{key, old, old})
+	if len(a.touched) == 2 {
+		a.places = make(map[resource.Key]int, cap(a.touched))
+		a.places[a.touched[0].key] = 0
+	}
+	if a.places != nil {
+		a.places[key] = len(a.touched) - 1
+	}
+	return &a.touched[len(a.touched)-1], nil
 }
 
 // changes are those of the attempt against the stage.
 func (a *attempt) changes() ([]change, error) {
 	var changes []change
-	for _, key := range a.order {
-		old, err := a.get(key)
-		if err != nil {
-			return nil, err
-		}
-		r := a.touched[key]
-		if r == old {
+	for i := range a.touched {
+		t := &a.touched[i]
+		if t.new == t.old {
 			continue
 		}
-		number := a.catalog.numbers[key.Kind]
+		number := a.catalog.numbers[t.key.Kind]
 		c := change{
-			kind: number, revision: a.revision + 1, old: old, new: r,
-			oldValues: a.catalog.values(number, old), newValues: a.catalog.values(number, r),
+			kind: number, revision: a.revision + 1, old: t.old, new: t.new,
+			oldValues: a.catalog.values(number, t.old), newValues: a.catalog.values(number, t.new),
 		}
-		if a.journal != nil && r != nil {
-			if c.record, err = a.journal.Encode(r); err != nil {
+		if a.journal != nil && t.new != nil {
+			var err error
+			if c.record, err = a.journal.Encode(t.new); err != nil {
 				return nil, err
 			}
 		}
@@ -169,12 +181,14 @@ func (a *attempt) op(op *store.Op) (*resource.Resource, error) {
 		return nil, fmt.Errorf("operation without a resource: %w", fault.Invalid)
 	}
 	key := op.Resource.Key
-	old, err := a.present(key)
+	t, err := a.touch(key)
 	if err != nil {
 		return nil, err
 	}
+	old := t.new
 	if op.Type == store.Create {
-		return a.create(op.Resource, old)
+		t.new, err = a.create(op.Resource, old)
+		return t.new, err
 	}
 	if old == nil {
 		return nil, fmt.Errorf("%s %s: %w", op.Type, key, fault.NotFound)
@@ -198,9 +212,7 @@ func (a *attempt) op(op *store.Op) (*resource.Resource, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r != old {
-		a.set(key, r)
-	}
+	t.new = r
 	return r, nil
 }
 
@@ -215,14 +227,14 @@ func (a *attempt) create(want, old *resource.Resource) (*resource.Resource, erro
 		return nil, err
 	}
 	r := *want
-	r.Kind = a.catalog.kinds[a.catalog.numbers[want.Kind]].Kind // one string for all
+	r.Kind = a.catalog.kinds[a.catalog.numbers[want.Kind]].Kind // one string for all of them
+	r.Project = unique.Make(want.Project).Value()
 	r.UID = uuid.NewString()
 	r.Owner = a.tx.Writer
 	r.Revision = a.revision + 1
 	r.Generation = 1
 	r.Phase = resource.Running
 	r.Created = time.Unix(0, time.Now().UnixNano()).UTC()
-	a.set(r.Key, &r)
 	return &r, nil
 }
 

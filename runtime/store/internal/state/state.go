@@ -81,6 +81,7 @@ func New(schema *resource.Schema, cfg Config) (*Store, error) {
 	s := &Store{catalog: c, journal: cfg.Journal}
 	s.view.Store(emptyView(c, cfg.Revision).with(cfg.Revision, changes))
 	s.hub = hub{
+		catalog:  c,
 		topics:   map[topic]map[*watcher]struct{}{},
 		watchers: map[*watcher]struct{}{},
 		history:  history{limit: orDefault(cfg.History, 8192), before: cfg.Revision},

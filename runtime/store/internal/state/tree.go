@@ -8,8 +8,8 @@ import (
 	"ingot/runtime/resource"
 )
 
-// fanout bounds the entries of a node; 64 keeps a path copy near 3 KiB and 100,000 resources at depth 3.
-const fanout = 64
+// fanout bounds the entries of a node: 32 keep the copy of a path near 2 KiB for 100,000 resources.
+const fanout = 32
 
 // A posting is a resource at a place in a tree: below an index value, or below "" in the primary tree.
 type posting struct {
@@ -27,7 +27,13 @@ func placeOf(value string, k resource.Key) place { return place{value, k.Project
 func (p posting) place() place { return placeOf(p.value, p.r.Key) }
 
 func (a place) compare(b place) int {
-	return cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.project, b.project), cmp.Compare(a.name, b.name))
+	if a.value != b.value {
+		return cmp.Compare(a.value, b.value)
+	}
+	if a.project != b.project {
+		return cmp.Compare(a.project, b.project)
+	}
+	return cmp.Compare(a.name, b.name)
 }
 
 // after is the least place behind a.
@@ -43,7 +49,7 @@ type tree struct {
 type edit struct{ _ byte }
 
 // A node is a leaf (postings) or inner (kids); kids[i] holds the places from bounds[i-1] up to, not
-// including, bounds[i].
+// including, bounds[i]. Copies of a node share bounds until they change.
 type node struct {
 	owner    *edit
 	postings []posting
@@ -60,7 +66,7 @@ func (n *node) own(e *edit) *node {
 	if n.owner == e {
 		return n
 	}
-	return &node{owner: e, postings: slices.Clone(n.postings), bounds: slices.Clone(n.bounds), kids: slices.Clone(n.kids)}
+	return &node{owner: e, postings: slices.Clone(n.postings), bounds: slices.Clip(n.bounds), kids: slices.Clone(n.kids)}
 }
 
 // find is where at stands, or belongs, in a leaf.
@@ -121,7 +127,7 @@ func (n *node) put(e *edit, p posting, at place) (left, right *node, bound place
 	n.kids[i] = kid
 	if half != nil {
 		n.kids = slices.Insert(n.kids, i+1, half)
-		n.bounds = slices.Insert(n.bounds, i, kidBound)
+		n.bounds = slices.Insert(slices.Clone(n.bounds), i, kidBound)
 		right, bound = n.split(e)
 	}
 	return n, right, bound, added
@@ -175,7 +181,7 @@ func (n *node) del(e *edit, at place) *node {
 		}
 		n.kids = slices.Delete(n.kids, i, i+1)
 		b := max(i-1, 0)
-		n.bounds = slices.Delete(n.bounds, b, b+1)
+		n.bounds = slices.Delete(slices.Clone(n.bounds), b, b+1)
 		return n
 	}
 	n.kids[i] = kid
@@ -192,30 +198,50 @@ func (n *node) merge(e *edit, i int) {
 	if left.leaf() {
 		left.postings = append(left.postings, right.postings...)
 	} else {
-		left.bounds = append(append(left.bounds, n.bounds[i]), right.bounds...)
+		left.bounds = slices.Concat(left.bounds, n.bounds[i:i+1], right.bounds)
 		left.kids = append(left.kids, right.kids...)
 	}
 	n.kids[i] = left
 	n.kids = slices.Delete(n.kids, i+1, i+2)
-	n.bounds = slices.Delete(n.bounds, i, i+1)
+	n.bounds = slices.Delete(slices.Clone(n.bounds), i, i+1)
 }
 
 // scan calls fn with runs of postings in order, from a place on, until fn returns false.
 func (t tree) scan(from place, fn func([]posting) bool) {
 	if t.root != nil {
-		t.root.scan(from, fn)
+		t.root.scan(&from, fn)
 	}
 }
 
-func (n *node) scan(from place, fn func([]posting) bool) bool {
+// scan begins at from; nil: at the first posting.
+func (n *node) scan(from *place, fn func([]posting) bool) bool {
+	i := 0
 	if n.leaf() {
-		i, _ := n.find(from)
+		if from != nil {
+			i, _ = n.find(*from)
+		}
 		return i == len(n.postings) || fn(n.postings[i:])
 	}
-	for i := n.kid(from); i < len(n.kids); i++ {
+	if from != nil {
+		i = n.kid(*from)
+	}
+	for ; i < len(n.kids); i++ {
 		if !n.kids[i].scan(from, fn) {
 			return false
 		}
+		from = nil // the kids behind the first lie behind it
 	}
 	return true
+}
+
+// all are the resources of the tree in order.
+func (t tree) all() []*resource.Resource {
+	all := make([]*resource.Resource, 0, t.size)
+	t.scan(place{}, func(run []posting) bool {
+		for i := range run {
+			all = append(all, run[i].r)
+		}
+		return true
+	})
+	return all
 }

@@ -181,8 +181,9 @@ func (v *view) list(q *query) store.Page {
 			from = p
 		}
 	}
-	if whole := q.index < 0 && q.Project == ""; whole && q.Limit == 0 && q.After == nil && q.Name == "" && len(q.Labels) == 0 {
-		page.Items = make([]*resource.Resource, 0, in.size)
+	if whole := q.index < 0 && q.Project == "" && q.Name == "" && len(q.Labels) == 0; whole && q.Limit == 0 && q.After == nil {
+		page.Items = in.all()
+		return page
 	}
 	in.scan(from, func(run []posting) bool { return add(&page, q, run, from.value) })
 	return page

@@ -41,6 +41,8 @@ func (q *query) topic() topic {
 
 // A hub hands the changes of each batch to the watchers that asked for them.
 type hub struct {
+	catalog *catalog
+
 	mu       sync.Mutex // guards all below; publishing holds it
 	topics   map[topic]map[*watcher]struct{}
 	watchers map[*watcher]struct{}
@@ -69,7 +71,12 @@ func (h *hub) add(w *watcher, v *view, from uint64) {
 		return
 	}
 	w.fetched = from
-	h.history.since(from, func(c *change) { w.stage(c) })
+	h.history.since(from, func(c change) {
+		if w.concerns(c.kind) {
+			c.oldValues, c.newValues = h.catalog.values(c.kind, c.old), h.catalog.values(c.kind, c.new)
+			w.stage(&c)
+		}
+	})
 	w.flush(v)
 }
 
@@ -106,9 +113,14 @@ func (h *hub) deliver(v *view, changes []change) {
 		key := c.key()
 		h.offer(c, topic{c.kind, wholeProject, key.Project, ""})
 		h.offer(c, topic{c.kind, oneName, key.Project, key.Name})
-		for _, values := range [2][][]string{c.oldValues, c.newValues} {
-			for index := range values {
-				for _, value := range values[index] {
+		for index := range c.oldValues {
+			for _, value := range c.oldValues[index] {
+				h.offer(c, topic{c.kind, index, "", value})
+			}
+		}
+		for index := range c.newValues {
+			for _, value := range c.newValues[index] {
+				if c.old == nil || !slices.Contains(c.oldValues[index], value) {
 					h.offer(c, topic{c.kind, index, "", value})
 				}
 			}
@@ -168,6 +180,10 @@ type watcher struct {
 	fetched  uint64 // of the last batch fetched
 	err      error
 	wake     chan struct{} // holds one token when there is something to fetch
+}
+
+func (w *watcher) concerns(kind int) bool {
+	return slices.ContainsFunc(w.queries, func(q query) bool { return q.kind == kind })
 }
 
 func (w *watcher) matches(r *resource.Resource, values [][]string) bool {
