@@ -108,18 +108,19 @@ func (c *Client) Run(ctx context.Context) error {
 	// end is found again in a complete view only.
 	cursor := &cursor{}
 	pause := firstRetry
-	for attempt := 1; ; attempt++ {
+	told := "" // the reason that was logged last
+	for {
 		connected, err := c.session(ctx, cursor)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if connected {
-			pause, attempt = firstRetry, 1
+			pause = firstRetry
 		}
 		c.ended(err)
 		level := slog.LevelDebug
-		if connected || attempt == 3 {
-			level = slog.LevelWarn
+		if reason := err.Error(); reason != told {
+			level, told = slog.LevelWarn, reason
 		}
 		c.log.Log(ctx, level, "control plane away", "error", err, "retry", pause)
 		select {
@@ -255,6 +256,7 @@ func (c *Client) take(ctx context.Context, cur *cursor, v *v1alpha1.HostView) er
 }
 
 func (c *Client) upsert(ctx context.Context, r *resource.Resource, terminating bool) error {
+	r.UID, r.Revision = "", 0 // those of the server's store mean nothing in this one
 	if r.Kind == api.HostMachine {
 		r.Finalizers = []string{Finalizer}
 	}

@@ -95,7 +95,9 @@ func object(t *testing.T, kind resource.Kind, project, name string, spec proto.M
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &v1alpha1.Object{Kind: string(kind), Metadata: &v1alpha1.ObjectMeta{Name: name, Namespace: project}, Spec: packed}
+	// Uid and revision are those of the server's store.
+	meta := &v1alpha1.ObjectMeta{Name: name, Namespace: project, Uid: "server-uid", ResourceVersion: 4711}
+	return &v1alpha1.Object{Kind: string(kind), Metadata: meta, Spec: packed}
 }
 
 func hostMachine(t *testing.T, name string) *v1alpha1.Object {
