@@ -22,8 +22,12 @@ import (
 type rig struct {
 	testing.TB
 	store store.Store
-	stop  func()
-	idle  func()
+	// mortal is the store as the controllers see it.
+	mortal *mortal
+	stop   func()
+	idle   func()
+	// idleWithin reports whether the controllers had nothing to do within d.
+	idleWithin func(d time.Duration) bool
 	// refuses says why a host refuses a machine; nil: never.
 	refuses func(host string, m *v1alpha1.HostMachineSpec) string
 	// frozen hosts do nothing.
@@ -32,7 +36,9 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{TB: t, store: mem.New(api.Schema(), mem.Config{}), frozen: map[string]bool{}}
+	s := mem.New(api.Schema(), mem.Config{})
+	r := &rig{TB: t, store: s, mortal: &mortal{Store: s}, frozen: map[string]bool{}}
+	r.mortal.left.Store(-1)
 	r.start()
 	t.Cleanup(func() { r.stop() })
 	return r
@@ -41,7 +47,7 @@ func newRig(t testing.TB) *rig {
 // start runs the controllers anew, as after a crash.
 func (r *rig) start() {
 	r.Helper()
-	engine := controller.New(r.store, slog.New(slog.DiscardHandler), controller.Config{BackoffFirst: time.Millisecond, BackoffMost: 50 * time.Millisecond})
+	engine := controller.New(r.mortal, slog.New(slog.DiscardHandler), controller.Config{BackoffFirst: time.Millisecond, BackoffMost: 50 * time.Millisecond})
 	if err := engine.Add(Controllers(Config{})...); err != nil {
 		r.Fatal(err)
 	}
@@ -55,12 +61,15 @@ func (r *rig) start() {
 		}
 		r.stop = func() {}
 	}
+	r.idleWithin = func(d time.Duration) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), d)
+		defer cancel()
+		return engine.WaitIdle(ctx) == nil
+	}
 	r.idle = func() {
 		r.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := engine.WaitIdle(ctx); err != nil {
-			r.Fatalf("%v\n%+v\n%s", err, engine.Status(), r.dump())
+		if !r.idleWithin(2 * time.Minute) {
+			r.Fatalf("controllers never rest: %+v\n%s", engine.Status(), r.dump())
 		}
 	}
 }

@@ -56,7 +56,7 @@ func NewInterfaces(cfg Config) controller.Controller {
 			}},
 		},
 		Outputs:   []controller.Output{{Kind: api.HostInterface}},
-		Workers:   4,
+		Workers:   16, // a rule can touch many interfaces at once; their commits go together
 		Reconcile: c.reconcile,
 	}
 }

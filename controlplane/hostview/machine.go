@@ -54,7 +54,7 @@ func NewMachines() controller.Controller {
 			}},
 		},
 		Outputs:   []controller.Output{{Kind: api.HostMachine}, {Kind: api.MachineProgress}},
-		Workers:   4,
+		Workers:   8,
 		Reconcile: reconcileMachine,
 	}
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -19,6 +20,9 @@ import (
 
 // Name is that of the controller that compiles policies.
 const Name = "policies"
+
+// writesAtOnce bounds a transaction.
+const writesAtOnce = 128
 
 // New returns the controller that keeps a CompiledPolicy per interface. It looks at a whole network
 // at once, because a label of one interface can change the rules of any other, and writes only
@@ -110,20 +114,36 @@ func addresses(status *resource.Resource) []netip.Addr {
 	return out
 }
 
-// writeCompiled stores what differs and deletes what belongs to no interface.
+// writeCompiled stores what differs, in few transactions because each costs the time of a disk, and
+// deletes what belongs to no interface.
 func writeCompiled(ctx context.Context, rw *controller.ReadWriter, key resource.Key, members []Member, compiled []*v1alpha1.CompiledPolicySpec) error {
 	present, err := byName(ctx, rw, within(api.CompiledPolicy, key))
 	if err != nil {
 		return err
 	}
+	var ops []store.Op
 	for i, m := range members {
 		have := present[m.Name]
 		delete(present, m.Name)
 		if have != nil && Equal(resource.Spec[*v1alpha1.CompiledPolicySpec](have), compiled[i]) {
 			continue
 		}
-		if _, err := rw.Apply(ctx, companion(api.CompiledPolicy, key, m.Name, compiled[i])); err != nil {
-			return err
+		next := companion(api.CompiledPolicy, key, m.Name, compiled[i])
+		if have == nil {
+			have, err = rw.Get(ctx, next.Key) // there may be one of when the interface was in another network
+			if err != nil && !errors.Is(err, fault.NotFound) {
+				return err
+			}
+		}
+		op := store.Op{Type: store.Create, Resource: next}
+		if have != nil {
+			op.Type, op.UID, next.Revision = store.Update, have.UID, have.Revision
+		}
+		ops = append(ops, op)
+	}
+	for chunk := range slices.Chunk(ops, writesAtOnce) {
+		if _, err := rw.Txn(ctx, nil, chunk...); err != nil {
+			return fmt.Errorf("write compiled policies: %w", err)
 		}
 	}
 	return remove(ctx, rw, api.NetworkInterface, key, present)

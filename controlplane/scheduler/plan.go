@@ -67,8 +67,9 @@ func Plan(req Request, pools []*Pool) Decision {
 	var best *Pool
 	var bestScore float64
 	rejected := rejections{}
+	order := req.Resources.names()
 	for _, p := range pools {
-		if why := filter(req, p); why.reason != "" {
+		if why := filter(req, order, p); why.reason != "" {
 			rejected.add(why)
 			continue
 		}
@@ -90,7 +91,8 @@ type rejection struct {
 	free     int64
 }
 
-func filter(req Request, p *Pool) rejection {
+// filter looks at resources in the order given.
+func filter(req Request, order []string, p *Pool) rejection {
 	if p.NotReady != "" {
 		return rejection{reason: p.NotReady}
 	}
@@ -110,7 +112,7 @@ func filter(req Request, p *Pool) rejection {
 	if !p.Classes[req.Class] {
 		return rejection{reason: fmt.Sprintf("class %q not offered", req.Class)}
 	}
-	for _, name := range req.Resources.names() {
+	for _, name := range order {
 		if free := p.free(name); free < req.Resources[name] {
 			return rejection{reason: "not enough " + name, resource: name, free: free}
 		}
