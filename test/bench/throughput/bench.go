@@ -29,6 +29,17 @@ const (
 // A measurement is repeated on one path.
 type measurement func(during time.Duration) (sample, error)
 
+// on names the path in errors of m.
+func (m measurement) on(p *path) measurement {
+	return func(during time.Duration) (sample, error) {
+		s, err := m(during)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", p.name, err)
+		}
+		return s, err
+	}
+}
+
 // interleave runs each measurement once a round, so that what disturbs the machine disturbs all
 // alike, after a short round that counts for nothing. It returns the samples by measurement.
 func interleave(ctx context.Context, rounds int, during time.Duration, all ...measurement) ([][]sample, error) {
@@ -91,7 +102,7 @@ func streams(ctx context.Context, rounds int, during time.Duration, networks ...
 			return nil, err
 		}
 		defer c.Close()
-		measurements = append(measurements, c.run)
+		measurements = append(measurements, measurement(c.run).on(p))
 	}
 	return interleave(ctx, rounds, during, measurements...)
 }
@@ -109,7 +120,7 @@ func tapStreams(ctx context.Context, rounds int, during time.Duration, networks 
 		if err != nil {
 			return nil, err
 		}
-		measurements = append(measurements, s.run)
+		measurements = append(measurements, measurement(s.run).on(p))
 	}
 	return interleave(ctx, rounds, during, measurements...)
 }
@@ -127,7 +138,7 @@ func packetCosts(ctx context.Context, rounds int, during time.Duration, networks
 		if err != nil {
 			return nil, err
 		}
-		measurements = append(measurements, packets.run)
+		measurements = append(measurements, measurement(packets.run).on(p))
 	}
 	return interleave(ctx, rounds, during, measurements...)
 }
