@@ -281,3 +281,7 @@ func TestModel(t *testing.T) {
 		return again
 	})
 }
+
+func TestLinearizable(t *testing.T) {
+	storetest.Linearizable(t, func(t *testing.T) store.Store { return mustOpen(t, filepath.Join(t.TempDir(), "store")) })
+}

@@ -16,3 +16,7 @@ func TestConformance(t *testing.T) {
 func TestModel(t *testing.T) {
 	storetest.Model(t, func(*testing.T) store.Store { return New(storetest.Schema(), Config{History: 16}) }, nil)
 }
+
+func TestLinearizable(t *testing.T) {
+	storetest.Linearizable(t, func(*testing.T) store.Store { return New(storetest.Schema(), Config{}) })
+}
