@@ -58,8 +58,13 @@ var linearizable = porcupine.Model{
 // Linearizable lets clients read all, write several and compare-and-swap one of a few resources at
 // once, and checks that there is an order of their calls that explains what each of them saw.
 func Linearizable(t *testing.T, open func(t *testing.T) store.Store) {
+	for range 10 {
+		linearizableOnce(t, open(t))
+	}
+}
+
+func linearizableOnce(t *testing.T, s store.Store) {
 	const clients, calls = 6, 60
-	s := open(t)
 	defer s.Close()
 	b := bench{t, s}
 	for i := range registers {
