@@ -154,12 +154,16 @@ func (s *Speaker) start(ctx context.Context) error {
 	return s.flush(ctx)
 }
 
-// keepReceivedOut keeps received paths out of the library's own best-path table: this host
+// keepReceivedOut keeps received routes out of the library's own best-path table: this host
 // passes nothing on, and the table would cost as much memory and time again.
 func (s *Speaker) keepReceivedOut(ctx context.Context) error {
 	local := &api.Policy{Name: "local-only", Statements: []*api.Statement{{
 		Name:       "local",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+		Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
+	}, {
+		Name:       "memberships", // they decide what is announced to whom
+		Conditions: &api.Conditions{AfiSafiIn: []*api.Family{familyRTC}},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
 	}}}
 	if err := s.bgp.AddPolicy(ctx, &api.AddPolicyRequest{Policy: local}); err != nil {
