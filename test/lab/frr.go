@@ -13,7 +13,7 @@ import (
 const frrDir = "/usr/lib/frr/"
 
 // FRRPrograms are what StartReflector needs, for need.Commands.
-var FRRPrograms = []string{frrDir + "zebra", frrDir + "bgpd", "vtysh"}
+var FRRPrograms = []string{frrDir + "bgpd", "vtysh"}
 
 // ReflectorConfig describes a route reflector.
 type ReflectorConfig struct {
@@ -28,11 +28,12 @@ type ReflectorConfig struct {
 	MaxHops int
 }
 
-// A Reflector is FRR's zebra and bgpd reflecting EVPN on a host, at port 179 of its Address.
-// zebra is there to resolve next hops: bgpd reflects no route whose next hop it cannot reach.
+// A Reflector is FRR's bgpd reflecting EVPN on a host, at port 179 of its Address. It runs without
+// zebra and so takes every next hop for reachable: it forwards nothing, and to have zebra resolve
+// the address of each port costs most of the time of a burst.
 type Reflector struct {
-	Zebra, BGP *Process
-	host       *Host
+	BGP  *Process
+	host *Host
 }
 
 // StartReflector starts a route reflector on the host and returns when it listens.
@@ -50,23 +51,14 @@ func (h *Host) StartReflector(ctx context.Context, cfg ReflectorConfig) (*Reflec
 		return nil, err
 	}
 	r := &Reflector{host: h}
-	daemons := []struct {
-		process **Process
-		name    string
-		args    []string
-	}{
-		{&r.Zebra, "zebra", []string{"-f", "/dev/null"}},
-		{&r.BGP, "bgpd", []string{"-f", path, "-l", h.Address.String(), "-p", "179"}},
+	args := []string{frrDir + "bgpd", "-A", "127.0.0.1", "-i", "/run/frr/bgpd.pid",
+		"-f", path, "-l", h.Address.String(), "-p", "179", "--no_zebra"}
+	var err error
+	if r.BGP, err = h.Start(Program{Name: "bgpd", Args: args}); err != nil {
+		return nil, err
 	}
-	for _, d := range daemons {
-		args := append([]string{frrDir + d.name, "-A", "127.0.0.1", "-i", "/run/frr/" + d.name + ".pid"}, d.args...)
-		var err error
-		if *d.process, err = h.Start(Program{Name: d.name, Args: args}); err != nil {
-			return nil, err
-		}
-		if err := r.waitVTY(ctx, d.name); err != nil {
-			return nil, err
-		}
+	if err := r.waitVTY(ctx); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -76,7 +68,7 @@ func (r *Reflector) RestartBGP(ctx context.Context) error {
 	if err := r.BGP.Restart(); err != nil {
 		return err
 	}
-	return r.waitVTY(ctx, "bgpd")
+	return r.waitVTY(ctx)
 }
 
 // Ask runs a command of FRR's shell.
@@ -85,18 +77,18 @@ func (r *Reflector) Ask(ctx context.Context, command string) (string, error) {
 	return string(out), err
 }
 
-// waitVTY waits until a daemon answers on its socket.
-func (r *Reflector) waitVTY(ctx context.Context, daemon string) error {
+// waitVTY waits until bgpd answers on its socket.
+func (r *Reflector) waitVTY(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		_, err := r.host.Exec(ctx, "vtysh", "-d", daemon, "-c", "show version")
+		_, err := r.host.Exec(ctx, "vtysh", "-d", "bgpd", "-c", "show version")
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s on %s (logs: %s): %w", daemon, r.host.Name, r.host.logDir(), err)
+			return fmt.Errorf("wait for bgpd on %s (logs: %s): %w", r.host.Name, r.host.logDir(), err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
