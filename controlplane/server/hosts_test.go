@@ -232,6 +232,20 @@ func TestAPoolKeepsWhatUsersWroteWhenItsHostReturns(t *testing.T) {
 	diff(t, "spec", &v1alpha1.MachinePoolSpec{ProviderId: "ingot://h1", Taints: []*v1alpha1.Taint{{Key: "a", Effect: "NoSchedule"}}}, spec, protocmp.Transform())
 }
 
+func TestADeletedPoolReturnsWithTheNextReportOfItsHost(t *testing.T) {
+	w := newWorld(t)
+	c := w.admin()
+	l := openLink(t, w.host("h1"), &v1alpha1.HostHello{ProviderId: "ingot://h1"})
+	l.report(&v1alpha1.HostReport{})
+	if _, err := c.Delete(t.Context(), &v1alpha1.DeleteRequest{Kind: "MachinePool", Name: "h1"}); err != nil {
+		t.Fatal(err)
+	}
+	l.report(&v1alpha1.HostReport{Pool: &v1alpha1.MachinePoolStatus{State: "Ready"}})
+	if _, err := c.Get(t.Context(), &v1alpha1.GetRequest{Kind: "MachinePool", Name: "h1"}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAHostSpeaksOfItsOwnMachinesOnly(t *testing.T) {
 	w := newWorld(t)
 	c := w.admin()

@@ -23,8 +23,8 @@ func hostWriter(host string) string { return "host/" + host }
 // keep stores a report and returns the parts of it that the host had no right to. Storing it twice
 // changes nothing, but counts its events twice.
 func (l *hostLink) keep(ctx context.Context, report *v1alpha1.HostReport) ([]*v1alpha1.RejectedReport, error) {
-	if report.Hello != nil {
-		if err := l.keepPool(ctx, report.Hello); err != nil {
+	if report.Hello != nil || report.Pool != nil { // a user may have deleted it since
+		if err := l.keepPool(ctx, l.hello); err != nil {
 			return nil, fmt.Errorf("register pool %s: %w", l.host, err)
 		}
 		if err := l.setPresence(ctx, l.host, "Online"); err != nil {
