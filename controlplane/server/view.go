@@ -51,13 +51,14 @@ func withoutData(r *resource.Resource) *resource.Resource {
 	if r.Kind != api.Secret {
 		return r
 	}
-	c := r.Clone()
-	spec := resource.Spec[*v1alpha1.SecretSpec](c)
-	for key := range spec.Data {
-		spec.Data[key] = nil
+	secret := resource.Spec[*v1alpha1.SecretSpec](r)
+	names := make(map[string][]byte, len(secret.Data))
+	for key := range secret.Data {
+		names[key] = nil
 	}
-	spec.StringData = nil
-	return c
+	c := *r
+	c.Spec = &v1alpha1.SecretSpec{Type: secret.Type, Data: names}
+	return &c
 }
 
 // statusOf joins what controllers and hosts observed; nil for kinds without status.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"ingot/test/bench/control"
 	"ingot/test/bench/resources"
 	"ingot/test/bench/result"
 	"ingot/test/bench/routes"
@@ -26,6 +27,7 @@ var benches = slices.Concat(
 	resources.Benches(),
 	throughput.Benches(),
 	routes.Benches(),
+	control.Benches(),
 )
 
 func main() {
