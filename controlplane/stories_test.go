@@ -165,6 +165,7 @@ func TestASilentHostKeepsWhatItHas(t *testing.T) {
 		t.Fatalf("the machine was forgotten before its host had let go\n%s", r.dump())
 	}
 	want(t, "address of a", nicStatus(r, "a-nic0").GetIps()[0], ip)
+	want(t, "a waits", prepared(r, "a"), fmt.Sprintf("host %q has not let go of the machine yet", host))
 
 	r.frozen[host] = false
 	r.settle()

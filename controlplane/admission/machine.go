@@ -9,6 +9,7 @@ import (
 
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/v1alpha1"
+	"ingot/controlplane/machine"
 	"ingot/runtime/fault"
 	"ingot/runtime/resource"
 	"ingot/runtime/store"
@@ -16,12 +17,6 @@ import (
 
 // device is what disks may be called.
 var device = regexp.MustCompile(`^[a-z]{2}[a-z][a-z]?$`)
-
-// defaultIgnitionKey is the key of a secret that ignition is read from.
-const defaultIgnitionKey = "ignition.yaml"
-
-// rootVolume is the disk that a machine's image stands for.
-const rootVolume = "root"
 
 func (c *check) machine(spec *v1alpha1.MachineSpec) error {
 	if spec.Power == "" {
@@ -38,7 +33,7 @@ func (c *check) machine(spec *v1alpha1.MachineSpec) error {
 	if ref := spec.IgnitionRef; ref != nil {
 		c.label("spec.ignitionRef.name", ref.Name)
 		if ref.Key == "" {
-			ref.Key = defaultIgnitionKey
+			ref.Key = machine.DefaultIgnitionKey
 		}
 		if !secretKey.MatchString(ref.Key) {
 			c.add("spec.ignitionRef.key", "%q cannot be the key of a secret", ref.Key)
@@ -147,8 +142,8 @@ func (c *check) volumes(spec *v1alpha1.MachineSpec) {
 		at := index("spec.volumes", i)
 		c.label(at+".name", v.Name)
 		c.unique(names, at+".name", v.Name)
-		if v.Name == rootVolume && spec.Image != "" {
-			c.add(at+".name", "spec.image already stands for a volume %q; leave out one of them", rootVolume)
+		if v.Name == machine.RootVolume && spec.Image != "" {
+			c.add(at+".name", "spec.image already stands for a volume %q; leave out one of them", machine.RootVolume)
 		}
 		if v.Device != "" {
 			if !device.MatchString(v.Device) {

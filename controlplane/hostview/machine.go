@@ -20,8 +20,12 @@ import (
 // Machines is the name of the controller that tells hosts of machines, and of its finalizer.
 const Machines = "host-machines"
 
-// ConditionPrepared tells what a placed machine waits for before its host is told of it.
-const ConditionPrepared = "Prepared"
+const (
+	// ConditionPrepared tells what a placed machine waits for before its host is told of it.
+	ConditionPrepared = "Prepared"
+	// ConditionReleased tells what a deleted machine waits for.
+	ConditionReleased = "Released"
+)
 
 // annotationStatus is the revision that the machine's status had when the HostMachine was made: what
 // the host said by then, it said of an earlier stay of the machine.
@@ -96,11 +100,12 @@ func reconcileMachine(ctx context.Context, rw *controller.ReadWriter, key resour
 	switch {
 	case m.Phase == resource.TearingDown && elsewhere == "":
 		return controller.Result{}, rw.RemoveFinalizer(ctx, key)
+	case m.Phase == resource.TearingDown:
+		return controller.Result{}, progress(ctx, rw, m, ConditionReleased, []string{holds(elsewhere)})
 	case host == "":
 		return controller.Result{}, nil
 	case elsewhere != "":
-		why := fmt.Sprintf("host %q has not let go of the machine yet", elsewhere)
-		return controller.Result{}, progress(ctx, rw, m, []string{why})
+		return controller.Result{}, progress(ctx, rw, m, ConditionPrepared, []string{holds(elsewhere)})
 	}
 	view, err := resolve(ctx, rw, m, host)
 	if err != nil {
@@ -111,8 +116,10 @@ func reconcileMachine(ctx context.Context, rw *controller.ReadWriter, key resour
 			return controller.Result{}, err
 		}
 	}
-	return controller.Result{}, progress(ctx, rw, m, view.waits)
+	return controller.Result{}, progress(ctx, rw, m, ConditionPrepared, view.waits)
 }
+
+func holds(host string) string { return fmt.Sprintf("host %q has not let go of the machine yet", host) }
 
 // endOthers takes back what hosts other than host were told of m. It returns what host was told, and
 // one that has not let go yet.
@@ -202,8 +209,8 @@ func tell(ctx context.Context, rw *controller.ReadWriter, m, placement, here *re
 	return err
 }
 
-// progress writes what m waits for.
-func progress(ctx context.Context, rw *controller.ReadWriter, m *resource.Resource, waits []string) error {
+// progress writes what m waits for, as a condition that is true once there is nothing.
+func progress(ctx context.Context, rw *controller.ReadWriter, m *resource.Resource, typ string, waits []string) error {
 	var before []*v1alpha1.Condition
 	present, err := rw.Get(ctx, progressKey(m.Key))
 	if err != nil && !errors.Is(err, fault.NotFound) {
@@ -214,12 +221,12 @@ func progress(ctx context.Context, rw *controller.ReadWriter, m *resource.Resour
 			before = spec.GetConditions()
 		}
 	}
-	value, reason := condition.True, "Prepared"
+	value, reason := condition.True, typ
 	if len(waits) > 0 {
 		value, reason = condition.False, "Waiting"
 	}
 	_, err = rw.Apply(ctx, &resource.Resource{Meta: resource.Meta{Key: progressKey(m.Key)}, Spec: &v1alpha1.MachineProgressSpec{
-		MachineUid: m.UID, Conditions: condition.One(before, ConditionPrepared, value, reason, strings.Join(waits, "; ")),
+		MachineUid: m.UID, Conditions: condition.One(before, typ, value, reason, strings.Join(waits, "; ")),
 	}})
 	return err
 }

@@ -16,9 +16,6 @@ import (
 	"ingot/runtime/store"
 )
 
-// DefaultIgnitionKey is the key of a secret that holds ignition data, when the machine names none.
-const DefaultIgnitionKey = "ignition.yaml"
-
 // A view is a machine as its host must know it, as far as it is known.
 type view struct {
 	spec *v1alpha1.HostMachineSpec
@@ -79,7 +76,7 @@ func (v *view) ignition(ctx context.Context, rw *controller.ReadWriter, m *resou
 	}
 	key := ref.GetKey()
 	if key == "" {
-		key = DefaultIgnitionKey
+		key = machine.DefaultIgnitionKey
 	}
 	r, err := rw.Get(ctx, resource.Key{Kind: api.Secret, Project: m.Project, Name: ref.GetName()})
 	if errors.Is(err, fault.NotFound) {

@@ -11,6 +11,9 @@ import (
 // DefaultDiskSize is that of a local disk whose size is not given.
 const DefaultDiskSize = "10Gi"
 
+// DefaultIgnitionKey is the key of a secret that holds ignition data, when the machine names none.
+const DefaultIgnitionKey = "ignition.yaml"
+
 // RootVolume is the name of the disk that a machine's image shorthand stands for.
 const RootVolume = "root"
 
