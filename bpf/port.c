@@ -160,8 +160,7 @@ static __always_inline int forward(struct __sk_buff *ctx, struct packet *p, cons
 	return send_to_fabric(ctx, p, port, f);
 }
 
-SEC("tc")
-int from_machine(struct __sk_buff *ctx)
+static __always_inline int handle(struct __sk_buff *ctx)
 {
 	__u32 ifindex = ctx->ifindex, t, slot;
 	struct packet p;
@@ -212,6 +211,12 @@ int from_machine(struct __sk_buff *ctx)
 	if (verdict)
 		return drop(slot, verdict);
 	return forward(ctx, &p, port, 0);
+}
+
+SEC("tc")
+int from_machine(struct __sk_buff *ctx)
+{
+	return handle(ctx);
 }
 
 char __license[] SEC("license") = "Dual BSD/GPL";

@@ -69,6 +69,17 @@ enum flow_flags {
 	FLOW_PEER = 16,       /* peer is valid */
 };
 
+/* path is how packets to a next hop leave the host, as the kernel said at that tick. CPUs write
+ * it without a lock: all would write the same but in the instant of a change, and the next tick
+ * repairs that.
+ */
+struct path {
+	__u32 tick; /* units of 2^26 ns, 67 ms */
+	__u32 ifindex;
+	__u8 dmac[6];
+	__u8 smac[6];
+};
+
 struct flow {
 	__u32 epoch;
 	__u32 last;    /* time of the last packet, units of 2^30 ns of the monotonic clock */
@@ -80,11 +91,7 @@ struct flow {
 	__u8 flags;
 	__u8 icmp_type;
 	__u8 icmp_code;
-	/* the way to nexthop that the host's routing table gave at hop_time, units of 2^26 ns */
-	__u32 hop_time;
-	__u32 hop_ifindex; /* 0: none yet */
-	__u8 hop_dmac[6];
-	__u8 hop_smac[6];
+	struct path path;
 };
 
 struct host_key {

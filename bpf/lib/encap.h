@@ -13,6 +13,11 @@
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 
+#ifndef ENCAP_FLAGS
+#define ENCAP_FLAGS (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | \
+		     BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+#endif
+
 #define ECN_MASK 3
 #define ECN_CE 3
 
@@ -50,9 +55,7 @@ static __always_inline int encapsulate(struct __sk_buff *ctx, const struct packe
 {
 	__u32 label = flow_hash(p) & 0xfffff;
 
-	if (bpf_skb_adjust_room(ctx, OUTER_LEN, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 |
-				BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+	if (bpf_skb_adjust_room(ctx, OUTER_LEN, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS))
 		return DROP_REWRITE;
 	o->eth.h_proto = bpf_htons(ETH_P_IPV6);
 	/* version, traffic class = inner's (RFC 6040 normal mode), flow label (RFC 6438) */
@@ -65,29 +68,41 @@ static __always_inline int encapsulate(struct __sk_buff *ctx, const struct packe
 	return 0;
 }
 
-/* hop_now is the age of what a flow remembers of the host's routing table: a look-up there costs
- * more than the rest of a hit, and a change of it may wait for 67 ms.
- */
-static __always_inline __u32 hop_now(void)
+/* find_path asks the host's own routing and neighbour tables how to reach the outer destination. */
+static __always_inline long find_path(struct __sk_buff *ctx, const struct outer *o,
+				      struct bpf_fib_lookup *fib)
 {
-	return bpf_ktime_get_coarse_ns() >> 26;
+	fib->family = AF_INET6;
+	fib->ifindex = conf.uplink;
+	fib->l4_protocol = o->ip.nexthdr;
+	fib->flowinfo = *(__be32 *)&o->ip & bpf_htonl(0x000fffff);
+	__builtin_memcpy(fib->ipv6_src, &o->ip.saddr, 16);
+	__builtin_memcpy(fib->ipv6_dst, &o->ip.daddr, 16);
+	return bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
 }
 
-/* send_to_fabric finds the way to the next hop in the host's own routing table, or in f, the flow
- * of p, if there is one.
+static __always_inline int send_along(struct __sk_buff *ctx, const struct port *port,
+				      struct outer *o, const struct path *path)
+{
+	__builtin_memcpy(o->eth.h_dest, path->dmac, 6);
+	__builtin_memcpy(o->eth.h_source, path->smac, 6);
+	if (bpf_skb_store_bytes(ctx, 0, &o->eth, OUTER_HEAD, 0))
+		return drop(port->slot, DROP_REWRITE);
+	return bpf_redirect(path->ifindex, 0);
+}
+
+/* send_to_fabric encapsulates the packet and sends it to its next hop. The flow, where there is
+ * one, remembers the path for a tick.
  */
 __noinline int send_to_fabric(struct __sk_buff *ctx, const struct packet *p,
 			      const struct port *port, struct flow *f)
 {
-	struct bpf_fib_lookup fib = {
-		.family = AF_INET6,
-		.ifindex = conf.uplink,
-		.l4_protocol = IPPROTO_IPV6,
-	};
+	__u32 tick = bpf_ktime_get_coarse_ns() >> 26;
 	struct bpf_redir_neigh neigh = { .nh_family = AF_INET6 };
+	struct bpf_fib_lookup fib = {};
+	struct path path = { .tick = tick };
 	struct outer o = {};
 	int reason;
-	__u32 t = hop_now();
 	long found;
 
 	if (!p || !port)
@@ -95,38 +110,25 @@ __noinline int send_to_fabric(struct __sk_buff *ctx, const struct packet *p,
 	reason = encapsulate(ctx, p, port, &o);
 	if (reason)
 		return drop(port->slot, reason);
-	if (f && f->hop_time == t && f->hop_ifindex) {
-		__builtin_memcpy(o.eth.h_dest, f->hop_dmac, 6);
-		__builtin_memcpy(o.eth.h_source, f->hop_smac, 6);
-		if (bpf_skb_store_bytes(ctx, 0, &o.eth, OUTER_HEAD, 0))
-			return drop(port->slot, DROP_REWRITE);
-		return bpf_redirect(f->hop_ifindex, 0);
-	}
-	fib.flowinfo = *(__be32 *)&o.ip & bpf_htonl(0x000fffff);
-	__builtin_memcpy(fib.ipv6_src, &o.ip.saddr, 16);
-	__builtin_memcpy(fib.ipv6_dst, &o.ip.daddr, 16);
-	found = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	if (f && f->path.tick == tick)
+		return send_along(ctx, port, &o, &f->path);
+	found = find_path(ctx, &o, &fib);
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
-		__builtin_memcpy(o.eth.h_dest, fib.dmac, 6);
-		__builtin_memcpy(o.eth.h_source, fib.smac, 6);
-		if (f) {
-			__builtin_memcpy(f->hop_dmac, fib.dmac, 6);
-			__builtin_memcpy(f->hop_smac, fib.smac, 6);
-			f->hop_ifindex = fib.ifindex;
-			f->hop_time = t;
-		}
+		path.ifindex = fib.ifindex;
+		__builtin_memcpy(path.dmac, fib.dmac, 6);
+		__builtin_memcpy(path.smac, fib.smac, 6);
+		if (f)
+			f->path = path;
+		return send_along(ctx, port, &o, &path);
 	}
 	if (bpf_skb_store_bytes(ctx, 0, &o.eth, OUTER_HEAD, 0))
 		return drop(port->slot, DROP_REWRITE);
-	switch (found) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		return bpf_redirect(fib.ifindex, 0);
-	case BPF_FIB_LKUP_RET_NO_NEIGH:
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		__builtin_memcpy(neigh.ipv6_nh, fib.ipv6_dst, 16);
 		return bpf_redirect_neigh(fib.ifindex, &neigh, sizeof(neigh), 0);
-	case BPF_FIB_LKUP_RET_FWD_DISABLED: /* the uplink's sysctl was changed behind our back */
-		return bpf_redirect_neigh(conf.uplink, 0, 0, 0);
 	}
+	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED) /* the sysctl was changed behind our back */
+		return bpf_redirect_neigh(conf.uplink, 0, 0, 0);
 	return drop(port->slot, DROP_NO_UNDERLAY_ROUTE);
 }
 

@@ -217,9 +217,9 @@ __noinline int track(struct packet *p, const struct port *port)
 	}
 	if (!p->to_machine) {
 		new.flags |= FLOW_ROUTED;
+		new.path.tick = 0;
 		new.local_ifindex = p->local_ifindex;
 		new.nexthop = p->tunnel;
-		new.hop_ifindex = 0;
 	} else if (p->tunneled) {
 		new.flags |= FLOW_PEER;
 		new.peer = p->tunnel;

@@ -57,10 +57,13 @@ type PortFlow struct {
 	Flags        uint8
 	IcmpType     uint8
 	IcmpCode     uint8
-	HopTime      uint32
-	HopIfindex   uint32
-	HopDmac      [6]uint8
-	HopSmac      [6]uint8
+	Path         struct {
+		_       structs.HostLayout
+		Tick    uint32
+		Ifindex uint32
+		Dmac    [6]uint8
+		Smac    [6]uint8
+	}
 }
 
 type PortFlowKey struct {
