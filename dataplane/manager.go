@@ -23,7 +23,8 @@ type Manager struct {
 	kernel  *bpf.Objects
 	respond *respond.Server
 	records records
-	mtu     int // of machines
+	loaded  bpf.Conf // what the programs were loaded with
+	mtu     int      // of machines
 
 	mu      sync.Mutex // guards what follows, and the order of writes to the kernel
 	ports   map[string]*port
@@ -77,9 +78,8 @@ func (m *Manager) open() error {
 		uplinks[i] = d
 	}
 	var err error
-	m.kernel, err = bpf.Open(m.cfg.Dir, m.conf(uplinks[0]), bpf.Sizes{
-		Ports: m.cfg.MaxPorts, Flows: m.cfg.MaxFlows, Routes: m.cfg.MaxRoutes,
-	})
+	m.loaded = m.conf(uplinks[0])
+	m.kernel, err = bpf.Open(m.cfg.Dir, m.loaded, m.sizes())
 	if err != nil {
 		return err
 	}

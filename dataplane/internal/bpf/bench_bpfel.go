@@ -36,6 +36,7 @@ const (
 	BenchProgFromMachine  = "from_machine"
 	BenchVarConf          = "conf"
 	BenchVarRandomFlows   = "random_flows"
+	BenchVarS             = "s"
 )
 
 // LoadBench returns the embedded CollectionSpec for Bench.
@@ -112,6 +113,7 @@ type BenchMapSpecs struct {
 type BenchVariableSpecs struct {
 	Conf        *ebpf.VariableSpec `ebpf:"conf"`
 	RandomFlows *ebpf.VariableSpec `ebpf:"random_flows"`
+	S           *ebpf.VariableSpec `ebpf:"s"`
 }
 
 // BenchObjects contains all objects after they have been loaded into the kernel.
@@ -175,6 +177,7 @@ func (m *BenchMaps) Close() error {
 type BenchVariables struct {
 	Conf        *ebpf.Variable `ebpf:"conf"`
 	RandomFlows *ebpf.Variable `ebpf:"random_flows"`
+	S           *ebpf.Variable `ebpf:"s"`
 }
 
 // BenchPrograms contains all programs after they have been loaded into the kernel.
