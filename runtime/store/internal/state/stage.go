@@ -33,12 +33,15 @@ type stage struct {
 	journal  Journal // nil: nothing is encoded
 	base     *view
 	revision uint64
-	staged   map[resource.Key]*resource.Resource // nil: gone
-	changes  []change                            // in order of revision
+	changes  []change // in order of revision
+	// staged is what the first mapped of changes lead to, nil for gone. Get brings it up to date:
+	// a batch of one transaction never needs it.
+	staged map[resource.Key]*resource.Resource
+	mapped int
 }
 
 func newStage(c *catalog, j Journal, base *view) *stage {
-	return &stage{catalog: c, journal: j, base: base, revision: base.revision, staged: map[resource.Key]*resource.Resource{}}
+	return &stage{catalog: c, journal: j, base: base, revision: base.revision}
 }
 
 // attempt is one transaction on a stage.
@@ -82,17 +85,10 @@ func (s *stage) run(tx *store.Txn) (result store.Result, err error) {
 	}
 	if len(changes) > 0 {
 		s.revision++
-		s.stageAll(changes)
+		s.changes = append(s.changes, changes...)
 	}
 	result.Revision = s.revision
 	return result, nil
-}
-
-func (s *stage) stageAll(changes []change) {
-	for _, c := range changes {
-		s.staged[c.key()] = c.new
-	}
-	s.changes = append(s.changes, changes...)
 }
 
 func (c *change) key() resource.Key {
@@ -107,6 +103,13 @@ func (s *stage) get(key resource.Key) (*resource.Resource, error) {
 	number, err := s.catalog.number(key.Kind)
 	if err != nil {
 		return nil, err
+	}
+	for ; s.mapped < len(s.changes); s.mapped++ {
+		if s.staged == nil {
+			s.staged = map[resource.Key]*resource.Resource{}
+		}
+		c := &s.changes[s.mapped]
+		s.staged[c.key()] = c.new
 	}
 	if r, ok := s.staged[key]; ok {
 		return r, nil

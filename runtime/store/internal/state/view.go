@@ -99,7 +99,7 @@ func (q *query) selects(r *resource.Resource) bool {
 // A view is the whole state at one revision. It never changes.
 type view struct {
 	revision uint64
-	tables   []table // by kind number
+	tables   []*table // by kind number
 }
 
 // A table holds the resources of one kind.
@@ -109,9 +109,9 @@ type table struct {
 }
 
 func emptyView(c *catalog, revision uint64) *view {
-	v := &view{revision: revision, tables: make([]table, len(c.kinds))}
+	v := &view{revision: revision, tables: make([]*table, len(c.kinds))}
 	for i := range v.tables {
-		v.tables[i].indexes = make([]tree, len(c.kinds[i].indexes))
+		v.tables[i] = &table{indexes: make([]tree, len(c.kinds[i].indexes))}
 	}
 	return v
 }
@@ -124,13 +124,12 @@ func (v *view) get(number int, key resource.Key) *resource.Resource {
 func (v *view) with(revision uint64, changes []change) *view {
 	e := &edit{}
 	next := &view{revision: revision, tables: slices.Clone(v.tables)}
-	copied := map[int]bool{}
 	for i := range changes {
 		c := &changes[i]
-		t := &next.tables[c.kind]
-		if !copied[c.kind] {
-			t.indexes = slices.Clone(t.indexes)
-			copied[c.kind] = true
+		t := next.tables[c.kind]
+		if t == v.tables[c.kind] {
+			t = &table{primary: t.primary, indexes: slices.Clone(t.indexes)}
+			next.tables[c.kind] = t
 		}
 		t.apply(e, c)
 	}
@@ -162,7 +161,7 @@ func (t *table) apply(e *edit, c *change) {
 // list returns what q selects, in key order.
 func (v *view) list(q *query) store.Page {
 	page := store.Page{Revision: v.revision}
-	t := &v.tables[q.kind]
+	t := v.tables[q.kind]
 	if q.Name != "" && q.Project != "" && q.index < 0 {
 		r := t.primary.get(place{"", q.Project, q.Name})
 		if r != nil && q.selects(r) && (q.After == nil || q.After.Compare(r.Key) < 0) {
