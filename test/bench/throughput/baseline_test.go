@@ -10,6 +10,7 @@ import (
 // The measuring itself must not depend on the dataplane.
 func TestBaselinesCarryTraffic(t *testing.T) {
 	need.Root(t)
+	need.Commands(t, "go")
 	values, err := streams(t.Context(), 1, 100*time.Millisecond, bridge, plain)
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ type comparison func(ctx context.Context, rounds int, during time.Duration, netw
 func (compare comparison) costsAtMost(t *testing.T, limit float64, ours, baseline network) {
 	t.Helper()
 	need.Root(t)
+	need.Commands(t, "go")
 	var cost, best float64
 	for attempt := range attempts {
 		values, err := compare(t.Context(), smokeRounds, smokeRound, ours, baseline)
