@@ -53,6 +53,7 @@ func (s hostService) Sync(stream v1alpha1.HostService_SyncServer) error {
 	defer s.metrics.hosts.Dec()
 	s.log.Info("host connected", "host", name, "agent", first.Hello.AgentVersion)
 	link := &hostLink{Server: s.Server, host: name, hello: first.Hello, stream: stream}
+	defer link.close()
 	go func() {
 		defer s.hosts.end(session)
 		err := group.Call(func() error { return link.receive(ctx, first) })
@@ -134,15 +135,26 @@ type hostLink struct {
 	*Server
 	host   string
 	hello  *v1alpha1.HostHello
-	mu     sync.Mutex // guards sending on stream
 	stream v1alpha1.HostService_SyncServer
+
+	mu     sync.Mutex // guards sending on stream, and closed
+	closed bool       // the handler has returned: the stream must not be sent on any more
 }
 
 func (l *hostLink) tell(m *v1alpha1.HostView) error {
 	m.Epoch = l.epoch
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return io.ErrClosedPipe
+	}
 	return l.stream.Send(m)
+}
+
+func (l *hostLink) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 }
 
 // send follows the host's view until ctx ends.
