@@ -10,8 +10,10 @@ import (
 
 // Cost is what a packet costs in nanoseconds, measured by repetition inside the kernel.
 type Cost struct {
-	// Packet is one that the port program tunnels.
+	// Packet is one that the port program tunnels or drops.
 	Packet float64
+	// Forwarded tells which.
+	Forwarded bool
 	// Empty is a program that does nothing.
 	Empty float64
 }
@@ -33,20 +35,24 @@ func (m *Manager) MeasurePackets(portID string, flows uint32, repeat int) (Cost,
 	defer b.Close()
 	frame := measuredFrame(p)
 	times := map[string]float64{}
-	for program, want := range map[string]uint32{"bench_empty": 0, "bench_restore": 0, "bench_port": 7} {
-		action, ns, err := b.Run(program, p.device.Index, frame, repeat)
-		if err != nil {
+	var action uint32
+	for _, program := range []string{"bench_empty", "bench_restore", "bench_port"} {
+		var ns int64
+		if action, ns, err = b.Run(program, p.device.Index, frame, repeat); err != nil {
 			return Cost{}, fmt.Errorf("measure packets: %w", err)
-		}
-		if action != want {
-			return Cost{}, fmt.Errorf("measure packets: %s returned %d, want %d", program, action, want)
 		}
 		times[program] = float64(ns)
 	}
-	// restore resizes the packet twice, the port program's run once for itself and once to undo it
-	undo := (times["bench_restore"] - times["bench_empty"]) / 2
-	return Cost{Packet: times["bench_port"] - undo, Empty: times["bench_empty"]}, nil
+	c := Cost{Packet: times["bench_port"], Empty: times["bench_empty"], Forwarded: action == redirected}
+	if c.Forwarded {
+		// restore resizes the packet twice, bench_port once for itself and once to undo it
+		c.Packet -= (times["bench_restore"] - times["bench_empty"]) / 2
+	}
+	return c, nil
 }
+
+// redirected is TC_ACT_REDIRECT; see linux/pkt_cls.h.
+const redirected = 7
 
 func (m *Manager) sizes() bpf.Sizes {
 	return bpf.Sizes{Ports: m.cfg.MaxPorts, Flows: m.cfg.MaxFlows, Routes: m.cfg.MaxRoutes}

@@ -9,7 +9,7 @@ func TestMeasuredPacketsAreForwarded(t *testing.T) {
 	for _, flows := range []uint32{1, 1024} {
 		w.do(func() {
 			c, err := w.manager.MeasurePackets(a.ID, flows, 20000)
-			if err != nil || c.Packet <= c.Empty {
+			if err != nil || !c.Forwarded || c.Packet <= c.Empty {
 				t.Fatalf("cost %+v, error %v", c, err)
 			}
 			t.Logf("%d flows: %+v", flows, c)

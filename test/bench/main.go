@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ingot/test/bench/control"
+	"ingot/test/bench/program"
 	"ingot/test/bench/resources"
 	"ingot/test/bench/result"
 	"ingot/test/bench/routes"
@@ -26,6 +27,7 @@ import (
 var benches = slices.Concat(
 	resources.Benches(),
 	throughput.Benches(),
+	program.Benches(),
 	routes.Benches(),
 	control.Benches(),
 )
