@@ -53,8 +53,8 @@ setup: ## install the packages that are missing; needs root only if there are an
 		install() { $(APT) update && $(APT) install -y --no-install-recommends $$missing; }; \
 		install || { echo "trying once more"; sleep 5; install; }; fi
 	@# the user that QEMU runs as and libvirtd's log folder come with a package a lab has no use for
-	@getent group libvirt-qemu >/dev/null || groupadd --system libvirt-qemu
-	@getent passwd libvirt-qemu >/dev/null || useradd --system --gid libvirt-qemu --no-create-home \
+	@for g in kvm libvirt-qemu; do getent group $$g >/dev/null || groupadd --system $$g; done
+	@getent passwd libvirt-qemu >/dev/null || useradd --system --gid libvirt-qemu --groups kvm --no-create-home \
 		--home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
 	@[ -d /var/log/libvirt ] || install -d -m 0755 /var/log/libvirt
 

@@ -8,12 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // guestCommandLine boots fast under TCG and on KVM.
-const guestCommandLine = "console=ttyS0 quiet mitigations=off tsc=reliable no_timer_check cryptomgr.notests nokaslr audit=0 random.trust_cpu=1"
+const guestCommandLine = "console=ttyS0 quiet mitigations=off tsc=unstable no_timer_check cryptomgr.notests nokaslr audit=0 random.trust_cpu=1"
 
 // guestModules are the modules a guest needs; what they depend on is found in the modules.
 var guestModules = []string{
@@ -38,14 +36,11 @@ func BuildGuestImage(dir string) (string, error) {
 	if err := os.MkdirAll(layout, 0o755); err != nil {
 		return "", err
 	}
-	lock, err := os.Create(layout + ".lock")
+	unlock, err := lock(layout + ".lock")
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close() // and unlock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
+	defer unlock()
 	ref := "oci-layout:" + layout + ":latest"
 	work, err := os.MkdirTemp("", "ingot-image-")
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+
+	"golang.org/x/sys/unix"
 )
 
 // buildTool compiles a package of this module into a static program. The Go build cache makes a
@@ -15,4 +17,17 @@ func buildTool(out, pkg string) error {
 		return fmt.Errorf("build %s: %w: %s", pkg, err, said)
 	}
 	return nil
+}
+
+// lock waits until no other process or goroutine holds the lock on path.
+func lock(path string) (unlock func(), err error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { file.Close() }, nil
 }
