@@ -86,7 +86,7 @@ func TestRandomObjectsNeverPanicAndAreDefaultedOnce(t *testing.T) {
 	}
 	a := admission.New(st)
 	admitted := 0
-	for range 3000 {
+	for range 1000 {
 		for _, info := range api.Kinds() {
 			if info.Group == "" || info.ReadOnly {
 				continue
@@ -114,7 +114,7 @@ func TestRandomObjectsNeverPanicAndAreDefaultedOnce(t *testing.T) {
 			_ = a.Admit(t.Context(), o, again) // must not panic either
 		}
 	}
-	if admitted < 100 {
+	if admitted < 50 {
 		t.Errorf("%d of the objects were admitted: the test tests nothing", admitted)
 	}
 }
