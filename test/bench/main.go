@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ingot/test/bench/control"
+	"ingot/test/bench/machines"
 	"ingot/test/bench/program"
 	"ingot/test/bench/resources"
 	"ingot/test/bench/result"
@@ -26,6 +27,7 @@ import (
 // benches are all benchmarks in the order of the report.
 var benches = slices.Concat(
 	resources.Benches(),
+	machines.Benches(),
 	throughput.Benches(),
 	program.Benches(),
 	routes.Benches(),
