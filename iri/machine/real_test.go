@@ -97,6 +97,7 @@ type real struct {
 
 func newReal(t *testing.T) *real {
 	need.Root(t)
+	needEmulatorUser(t)
 	need.Commands(t, "libvirtd", "virsh", "qemu-system-x86_64", "mke2fs")
 	cache, err := lab.CacheDir()
 	if err != nil {
@@ -133,7 +134,7 @@ func (r *real) start() {
 		r.t.Fatal(err)
 	}
 	layout := strings.TrimSuffix(strings.TrimPrefix(r.image, "oci-layout:"), ":latest")
-	images, err := image.Open(image.Config{Dir: filepath.Join(r.dir, "images"), LayoutDirs: []string{layout}, GroupID: emulatorGroup(r.t)})
+	images, err := image.Open(image.Config{Dir: filepath.Join(r.dir, "images"), LayoutDirs: []string{layout}})
 	if err != nil {
 		r.t.Fatal(err)
 	}

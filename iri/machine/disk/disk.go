@@ -122,18 +122,20 @@ func copyRange(ctx context.Context, out, in *os.File, from, to int64) error {
 	return nil
 }
 
-// Link makes a file of the cache the machine's own, so that the cache may drop it: a hard link, or
-// a copy on another file system. An existing file is left.
+// Link makes a file of the cache the machine's own, so that the cache may drop it: a hard link that
+// the owner's group may read, or a copy on another file system. An existing file is kept.
 func Link(ctx context.Context, path, source string, owner Owner) error {
 	err := os.Link(source, path)
-	switch {
-	case err == nil, errors.Is(err, fs.ErrExist):
-		return nil
-	case errors.Is(err, unix.EXDEV):
+	if errors.Is(err, unix.EXDEV) {
 		return Create(ctx, path, source, 0, owner)
-	default:
+	}
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = errors.Join(os.Chown(path, -1, int(owner.GroupID)), os.Chmod(path, 0o440))
+	}
+	if err != nil {
 		return fmt.Errorf("link %s: %w", filepath.Base(path), classify(err))
 	}
+	return nil
 }
 
 // Write replaces the small file at path for the owner alone.

@@ -31,8 +31,6 @@ type Image struct {
 type Config struct {
 	// Dir is the cache's own directory. Required.
 	Dir string
-	// GroupID may read the files besides root: the emulator's group.
-	GroupID uint32
 	// LayoutDirs are the directories below which oci-layout: references are allowed. Machines are
 	// asked for by tenants, so none is allowed by default.
 	LayoutDirs []string

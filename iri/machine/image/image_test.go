@@ -129,7 +129,6 @@ func open(t testing.TB, cfg Config) *Cache {
 	if cfg.Dir == "" {
 		cfg.Dir = t.TempDir()
 	}
-	cfg.GroupID = uint32(os.Getgid())
 	cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	c, err := Open(cfg)
 	if err != nil {

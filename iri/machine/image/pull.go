@@ -258,9 +258,6 @@ func (c *Cache) publish(path string, write func(*os.File) error) (err error) {
 	if err := write(f); err != nil {
 		return err
 	}
-	if err := f.Chown(0, int(c.cfg.GroupID)); err != nil {
-		return err
-	}
 	if err := f.Chmod(0o440); err != nil {
 		return err
 	}
