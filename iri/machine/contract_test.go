@@ -416,4 +416,3 @@ func (x *wire) events(f *api.EventFilter) []*eventapi.Event {
 	}
 	return answer.Events
 }
-
