@@ -22,11 +22,9 @@ import (
 const LibvirtSocket = "/run/libvirt/libvirt-sock"
 
 // qemuConf keeps libvirt from what the lab's namespaces do themselves or cannot do: mount
-// namespaces, cgroups, security labels, a log daemon. The default user is root because libvirt
-// probes QEMU anew for every domain, 20 s in all, when the default user may not open /dev/kvm but the
-// probe may, as it is here; the machine runtime names an unprivileged user in each of its domains.
-const qemuConf = `user = "root"
-group = "root"
+// namespaces, cgroups, security labels, a log daemon.
+const qemuConf = `user = "libvirt-qemu"
+group = "libvirt-qemu"
 dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
