@@ -58,32 +58,34 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	}
 	s := &story{progress: newProgress(out), cfg: cfg, left: machine{name: "left"}, right: machine{name: "right"}}
 	err = s.tell(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = errors.Join(ctx.Err(), err)
-	}
-	if s.cloud == nil {
-		return err
-	}
 	if err == nil && cfg.keep {
 		return s.leave(out)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		err = fmt.Errorf("interrupted in step %d", s.number)
+	case err != nil:
 		err = fmt.Errorf("%w\nlogs are in %s/*/log", err, cfg.dir)
 	}
-	removed := s.step("remove everything", s.cloud.Close)
-	if err == nil && removed == nil {
-		removed = os.RemoveAll(cfg.dir)
+	if s.cloud != nil {
+		err = errors.Join(err, s.step("remove everything", s.cloud.Close))
+	}
+	if err == nil {
 		fmt.Fprintf(out, "\nDone in %.0f s.\n", time.Since(s.started).Seconds())
 	}
-	return errors.Join(err, removed)
+	if err == nil || errors.Is(ctx.Err(), context.Canceled) {
+		err = errors.Join(err, os.RemoveAll(cfg.dir))
+	}
+	return err
 }
 
 // tell goes through the steps. The first that fails ends it.
 func (s *story) tell(ctx context.Context) error {
-	steps := []struct {
+	type step struct {
 		what string
 		do   func(context.Context) error
-	}{
+	}
+	steps := []step{
 		{"build the guest image from Debian's kernel and busybox", s.buildImage},
 		{"lay the fabric: a spine and two hosts, IPv6 underlay", s.layFabric},
 		{"start FRR's bgpd as route reflector", func(ctx context.Context) error { return s.cloud.StartReflector(ctx) }},
@@ -97,6 +99,9 @@ func (s *story) tell(ctx context.Context) error {
 		{"TCP across the fabric, port " + openPort, s.stream},
 		{"port " + closedPort + " is closed by the policy; the drop is counted", s.closedPort},
 		{"ingot apply -f examples/open-port: it opens", s.openPort},
+	}
+	if !s.cfg.keep {
+		steps = append(steps, step{"ingot delete -f examples/two-machines: hosts let go of all", s.deleteAll})
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -232,6 +237,35 @@ func (s *story) waitAddresses(ctx context.Context, m *machine) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// deleteAll deletes what was applied and looks at what is left on the hosts.
+func (s *story) deleteAll(ctx context.Context) error {
+	out, err := s.cloud.Ingot(ctx, "delete", "-f", s.example("two-machines"))
+	if err != nil {
+		return err
+	}
+	s.show("%d objects deleted", strings.Count(out, "\n"))
+	for _, host := range s.cloud.Hosts {
+		domains, err := host.Virsh(ctx, "list", "--all", "--name")
+		if err != nil {
+			return err
+		}
+		taps, err := host.Exec(ctx, "ip", "-brief", "link", "show", "type", "tun")
+		if err != nil {
+			return err
+		}
+		disks, err := filepath.Glob(host.Path("/var/lib/ingot/machines/machines/*"))
+		if err != nil {
+			return err
+		}
+		left := strings.Fields(string(domains) + string(taps))
+		if left = append(left, disks...); len(left) > 0 {
+			return fmt.Errorf("%s still has %v", host.Name, left)
+		}
+		s.show("%s has no domain, no tap and no disk left", host.Name)
+	}
+	return nil
 }
 
 func (s *story) example(name string) string {
