@@ -9,12 +9,13 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"gopkg.in/yaml.v3"
 	kyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"sigs.k8s.io/yaml"
 
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/runtime/fault"
@@ -46,14 +47,13 @@ func ReadManifests(r io.Reader) ([]*v1alpha1.Object, error) {
 }
 
 func parseDocument(doc []byte) ([]*v1alpha1.Object, error) {
-	raw, err := yaml.YAMLToJSONStrict(doc)
-	if err != nil {
+	// YAML 1.2's booleans: `power: Off` is text here, as its author means it.
+	var parsed any
+	if err := yaml.Unmarshal(doc, &parsed); err != nil {
 		return nil, fmt.Errorf("%w: %w", fault.Invalid, err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	var value any
-	if err := dec.Decode(&value); err != nil {
+	value, err := jsonValue(parsed)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fault.Invalid, err)
 	}
 	if value == nil {
@@ -71,6 +71,37 @@ func parseDocument(doc []byte) ([]*v1alpha1.Object, error) {
 		return nil, err
 	}
 	return []*v1alpha1.Object{o}, nil
+}
+
+// jsonValue turns what the YAML decoder gives into what a JSON decoder with numbers as text would.
+func jsonValue(v any) (any, error) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, item := range v {
+			converted, err := jsonValue(item)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", key, err)
+			}
+			v[key] = converted
+		}
+	case []any:
+		for i, item := range v {
+			converted, err := jsonValue(item)
+			if err != nil {
+				return nil, fmt.Errorf("[%d]: %w", i, err)
+			}
+			v[i] = converted
+		}
+	case map[any]any:
+		return nil, errors.New("a key that is not text; quote it")
+	case int, int64, uint64:
+		return json.Number(fmt.Sprint(v)), nil
+	case float64:
+		return json.Number(strconv.FormatFloat(v, 'f', -1, 64)), nil
+	case time.Time:
+		return v.Format(time.RFC3339Nano), nil
+	}
+	return v, nil
 }
 
 func parseList(items []any) ([]*v1alpha1.Object, error) {

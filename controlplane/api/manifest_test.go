@@ -97,6 +97,21 @@ data: {ignition.yaml: aGVsbG8=}
 	}
 }
 
+func TestValuesMeanWhatTheirAuthorWrote(t *testing.T) {
+	text := strings.Replace(machineManifest, "spec:\n", "spec:\n  power: Off\n", 1)
+	objects, err := ReadManifests(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := Spec(objects[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := spec.(*v1alpha1.MachineSpec).Power; got != "Off" {
+		t.Errorf("power is %q, want Off", got)
+	}
+}
+
 func TestFaultsNameTheFieldAndTheFix(t *testing.T) {
 	for _, tt := range []struct{ name, from, to, want string }{
 		{"unknown field", "machineClassRef:", "machineClasRef:", "spec.machineClasRef: unknown field; known are "},
