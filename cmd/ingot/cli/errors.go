@@ -66,6 +66,9 @@ func exitCode(err error) int {
 // explainError renders err for a person: a line, or a line for each faulty field.
 func explainError(err error) string {
 	fields := fieldsOf(err)
+	if len(fields) < 2 && errors.Is(err, fault.Unavailable) {
+		return fmt.Sprintf("error: the control plane is away: %v\n", err)
+	}
 	if len(fields) < 2 {
 		return fmt.Sprintf("error: %v\n", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/client"
@@ -108,13 +110,19 @@ func (s *session) wait(ctx context.Context, info api.Info, name, what string, ho
 	last, err := follow(ctx, conn, req, holds)
 	label := strings.ToLower(string(info.Kind)) + "/" + name
 	if err != nil {
-		if errors.Is(context.Cause(ctx), errTimeout) {
+		if timedOut(ctx, err) {
 			return fmt.Errorf("%s: %w waiting for %s; %s", label, errTimeout, what, lastSeen(last))
 		}
 		return objectError{label, err}
 	}
 	fmt.Fprintf(s.out, "%s: %s\n", label, what)
 	return nil
+}
+
+// timedOut tells whether err came of the wait's own end. The stream may notice it before ctx does.
+func timedOut(ctx context.Context, err error) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && (errors.Is(context.Cause(ctx), errTimeout) || !time.Now().Before(deadline) || status.Code(err) == codes.DeadlineExceeded)
 }
 
 func lastSeen(tree map[string]any) string {
@@ -165,7 +173,7 @@ func (s *session) waitGone(ctx context.Context, conn *client.Client, req *v1alph
 	defer cancel()
 	last, err := follow(ctx, conn, &v1alpha1.WatchRequest{Kind: req.Kind, Namespace: req.Namespace, Name: req.Name},
 		func(tree map[string]any) bool { return tree == nil || at("metadata.uid")(tree) != uid })
-	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
+	if err != nil && timedOut(ctx, err) {
 		return fmt.Errorf("%w waiting for its deletion; held by %s", errTimeout, at("metadata.finalizers")(last))
 	}
 	return err
