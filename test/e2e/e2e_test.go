@@ -192,15 +192,15 @@ func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdPing counts by sequence numbers: "ping start left 10.0.0.3 500 20ms", and later "ping wait left"
-// prints how many of how many were answered; all must be.
+// cmdPing counts by sequence numbers: "ping start left right 500 20ms" sends to right's IPv4 address, and
+// later "ping wait left" prints how many of how many were answered; all must be.
 func cmdPing(ts *testscript.TestScript, neg bool, args []string) {
 	w := worldOf(ts)
 	g := w.guest(ts, args[1])
 	ctx, cancel := command()
 	defer cancel()
 	if args[0] == "start" {
-		p, err := g.Start(ctx, "/bin/traffic", "ping", "-count", args[3], "-interval", args[4], args[2])
+		p, err := g.Start(ctx, "/bin/traffic", "ping", "-count", args[3], "-interval", args[4], w.address(ctx, ts, args[2]))
 		ts.Check(err)
 		w.pings[args[1]] = p
 		return
@@ -211,6 +211,19 @@ func cmdPing(ts *testscript.TestScript, neg bool, args []string) {
 	if (result.ExitCode != 0) != neg {
 		ts.Fatalf("ping from %s: %s%s", args[1], result.Stdout, result.Stderr)
 	}
+}
+
+// address is the first IPv4 address of a machine.
+func (w *world) address(ctx context.Context, ts *testscript.TestScript, name string) string {
+	found, err := w.guest(ts, name).Addresses(ctx)
+	ts.Check(err)
+	for _, p := range found["eth0"] {
+		if p.Addr().Is4() {
+			return p.Addr().String()
+		}
+	}
+	ts.Fatalf("machine %s has no IPv4 address: %v", name, found)
+	return ""
 }
 
 // process names a part of the cloud: control, bgpd, agent/host-1, libvirtd/host-1.

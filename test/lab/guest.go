@@ -67,10 +67,15 @@ func (g Guest) Start(ctx context.Context, command ...string) (*GuestProcess, err
 	return &GuestProcess{guest: g, pid: reply.PID}, nil
 }
 
+// awayLimit is how long Wait bears with a guest agent that does not answer: libvirtd may be
+// starting again.
+const awayLimit = 30 * time.Second
+
 // Wait waits for the program's end. It may be called once.
 func (p *GuestProcess) Wait(ctx context.Context) (GuestResult, error) {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
+	answered := time.Now()
 	for {
 		var status struct {
 			Exited   bool   `json:"exited"`
@@ -79,7 +84,11 @@ func (p *GuestProcess) Wait(ctx context.Context) (GuestResult, error) {
 			Stdout   []byte `json:"out-data"`
 			Stderr   []byte `json:"err-data"`
 		}
-		if err := p.guest.agent(ctx, "guest-exec-status", map[string]any{"pid": p.pid}, &status); err != nil {
+		err := p.guest.agent(ctx, "guest-exec-status", map[string]any{"pid": p.pid}, &status)
+		switch {
+		case err == nil:
+			answered = time.Now()
+		case time.Since(answered) > awayLimit:
 			return GuestResult{}, err
 		}
 		if status.Exited {
