@@ -2,7 +2,7 @@
 
 # Everything from apt that building, testing and the demo need: the only list.
 PACKAGES := \
-	gcc libc6-dev pkg-config libvirt-dev clang llvm libbpf-dev linux-libc-dev bpftool protobuf-compiler \
+	gcc libc6-dev pkg-config libvirt-dev clang llvm libbpf-dev linux-libc-dev bpftool protobuf-compiler libprotobuf-dev \
 	qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients \
 	frr iproute2 ethtool iperf3 tcpdump busybox-static e2fsprogs ca-certificates
 

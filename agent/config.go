@@ -84,7 +84,8 @@ type Machines struct {
 	CPUOvercommit float64 `json:"cpuOvercommit,omitempty"`
 	// Classes are those of a standalone agent; a control plane tells its own.
 	Classes []Class `json:"classes,omitempty"`
-	// ImageLayouts are the directories that oci-layout: images may be in; default: any.
+	// ImageLayouts are the directories that oci-layout: images may be in; default: none, so that
+	// no tenant names a file of this host.
 	ImageLayouts []string `json:"imageLayouts,omitempty"`
 	// RestartGuestPoweroff starts a machine again whose guest switched itself off.
 	RestartGuestPoweroff bool `json:"restartGuestPoweroff,omitempty"`
