@@ -4,9 +4,12 @@
  */
 #include "lib/tunnel.h"
 
-static __always_inline int xdp_drop(__u32 slot, __u32 reason)
+/* xdp_drop looks up the port only now: a packet that goes on does not need it here. */
+static __always_inline int xdp_drop(__u32 ifindex, __u32 reason)
 {
-	drop(slot, reason);
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+
+	drop(port ? port->slot : 0, reason);
 	return XDP_DROP;
 }
 
@@ -39,7 +42,6 @@ int from_wire(struct xdp_md *ctx)
 	void *inner = ip + 1;
 	struct tunnel_meta *meta;
 	struct addr source;
-	struct port *port;
 	__u32 ifindex, *found;
 	int reason;
 
@@ -50,25 +52,22 @@ int from_wire(struct xdp_md *ctx)
 	if (!found)
 		return is_underlay(ip) ? xdp_drop(0, DROP_UNKNOWN_ENDPOINT) : XDP_PASS;
 	ifindex = *found;
-	port = bpf_map_lookup_elem(&ports, &ifindex);
-	if (!port)
-		return xdp_drop(0, DROP_UNKNOWN_ENDPOINT);
 	__builtin_memcpy(&saved, eth, sizeof(saved));
 	__builtin_memcpy(&source, &ip->saddr, sizeof(source));
 	if (ip->nexthdr == IPPROTO_IPV4) {
 		if (inner + sizeof(struct iphdr) > end)
-			return xdp_drop(port->slot, DROP_MALFORMED);
+			return xdp_drop(ifindex, DROP_MALFORMED);
 		reason = merge4(inner, outer_tos(ip));
 		saved.h_proto = bpf_htons(ETH_P_IP);
 	} else {
 		if (inner + sizeof(struct ipv6hdr) > end)
-			return xdp_drop(port->slot, DROP_MALFORMED);
+			return xdp_drop(ifindex, DROP_MALFORMED);
 		reason = merge6(inner, outer_tos(ip));
 	}
 	if (reason)
-		return xdp_drop(port->slot, reason);
+		return xdp_drop(ifindex, reason);
 	if (bpf_xdp_adjust_head(ctx, OUTER_LEN) || bpf_xdp_adjust_meta(ctx, -(int)sizeof(*meta)))
-		return xdp_drop(port->slot, DROP_REWRITE);
+		return xdp_drop(ifindex, DROP_REWRITE);
 	meta = (void *)(long)ctx->data_meta;
 	eth = (void *)(long)ctx->data;
 	if ((void *)(meta + 1) > (void *)eth || (void *)(eth + 1) > (void *)(long)ctx->data_end)

@@ -36,7 +36,7 @@ func (m *Manager) MeasurePackets(portID string, flows uint32, repeat int) (Cost,
 	frame := measuredFrame(p)
 	times := map[string]float64{}
 	var action uint32
-	for _, program := range []string{"bench_empty", "bench_restore", "bench_port"} {
+	for _, program := range []string{"bench_empty", "bench_restore", "bench_resize", "bench_port"} {
 		var ns int64
 		if action, ns, err = b.Run(program, p.device.Index, frame, repeat); err != nil {
 			return Cost{}, fmt.Errorf("measure packets: %w", err)
@@ -45,8 +45,8 @@ func (m *Manager) MeasurePackets(portID string, flows uint32, repeat int) (Cost,
 	}
 	c := Cost{Packet: times["bench_port"], Empty: times["bench_empty"], Forwarded: action == redirected}
 	if c.Forwarded {
-		// restore resizes the packet twice, bench_port once for itself and once to undo it
-		c.Packet -= (times["bench_restore"] - times["bench_empty"]) / 2
+		// resize goes both ways, of which bench_port needs one for itself
+		c.Packet -= times["bench_restore"] - times["bench_empty"] + (times["bench_resize"]-times["bench_empty"])/2
 	}
 	return c, nil
 }

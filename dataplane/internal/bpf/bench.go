@@ -40,7 +40,7 @@ func (o *Objects) Bench(conf Conf, sizes Sizes, flows uint32) (*Bench, error) {
 	return &Bench{c}, nil
 }
 
-// Run repeats "bench_empty", "bench_restore" or "bench_port" and returns the action of the last
+// Run repeats "bench_empty", "bench_restore", "bench_resize" or "bench_port" and returns the action of the last
 // repetition and the nanoseconds of one.
 func (b *Bench) Run(program string, ifindex int, packet []byte, repeat int) (uint32, int64, error) {
 	action, _, ns, err := run(b.c.Programs[program], ifindex, packet, repeat)

@@ -32,6 +32,7 @@ const (
 	BenchMapVectors       = "vectors"
 	BenchProgBenchEmpty   = "bench_empty"
 	BenchProgBenchPort    = "bench_port"
+	BenchProgBenchResize  = "bench_resize"
 	BenchProgBenchRestore = "bench_restore"
 	BenchProgFromMachine  = "from_machine"
 	BenchVarConf          = "conf"
@@ -83,6 +84,7 @@ type BenchSpecs struct {
 type BenchProgramSpecs struct {
 	BenchEmpty   *ebpf.ProgramSpec `ebpf:"bench_empty"`
 	BenchPort    *ebpf.ProgramSpec `ebpf:"bench_port"`
+	BenchResize  *ebpf.ProgramSpec `ebpf:"bench_resize"`
 	BenchRestore *ebpf.ProgramSpec `ebpf:"bench_restore"`
 	FromMachine  *ebpf.ProgramSpec `ebpf:"from_machine"`
 }
@@ -186,6 +188,7 @@ type BenchVariables struct {
 type BenchPrograms struct {
 	BenchEmpty   *ebpf.Program `ebpf:"bench_empty"`
 	BenchPort    *ebpf.Program `ebpf:"bench_port"`
+	BenchResize  *ebpf.Program `ebpf:"bench_resize"`
 	BenchRestore *ebpf.Program `ebpf:"bench_restore"`
 	FromMachine  *ebpf.Program `ebpf:"from_machine"`
 }
@@ -194,6 +197,7 @@ func (p *BenchPrograms) Close() error {
 	return _BenchClose(
 		p.BenchEmpty,
 		p.BenchPort,
+		p.BenchResize,
 		p.BenchRestore,
 		p.FromMachine,
 	)
