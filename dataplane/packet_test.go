@@ -9,8 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-
-	"ingot/dataplane/internal/bpf"
 )
 
 // Actions of tc; see linux/pkt_cls.h.
@@ -354,11 +352,5 @@ func TestNetworksWithTheSameAddressesNeverMeet(t *testing.T) {
 	r.wantForwarded(t)
 	if want := w.underlay(1, 0x82).AsSlice(); !bytes.Equal(r.packet[38:54], want) {
 		t.Errorf("outer destination %x, want %x", r.packet[38:54], want)
-	}
-}
-
-func TestStructsMatchTheProgramsTypes(t *testing.T) {
-	if err := bpf.CheckLayout(); err != nil {
-		t.Error(err)
 	}
 }

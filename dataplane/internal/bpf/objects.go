@@ -20,22 +20,20 @@ import (
 
 // The structs of bpf/types.h.
 type (
-	Addr         = PortAddr
-	Bitvector    = PortBitvector
-	Counters     = PortPortCounters
-	Flow         = PortFlow
-	FlowKey      = PortFlowKey
-	HostKey      = PortHostKey
-	Multipath    = PortMultipath
-	Port         = PortPort
-	PrefixKey    = PortPrefixKey
-	Route        = PortRoute
-	Serials      = PortSerialNumbers
-	ServiceKey   = PortServiceKey
-	VectorKey    = PortVectorKey
-	Conf         = PortConfig
-	FragmentKey  = PortFragmentKey
-	FragmentData = PortFragment
+	Addr       = PortAddr
+	Bitvector  = PortBitvector
+	Counters   = PortPortCounters
+	Flow       = PortFlow
+	FlowKey    = PortFlowKey
+	HostKey    = PortHostKey
+	Multipath  = PortMultipath
+	Port       = PortPort
+	PrefixKey  = PortPrefixKey
+	Route      = PortRoute
+	Serials    = PortSerialNumbers
+	ServiceKey = PortServiceKey
+	VectorKey  = PortVectorKey
+	Conf       = PortConfig
 )
 
 // Flow states and flags of bpf/types.h.

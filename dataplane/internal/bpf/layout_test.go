@@ -4,25 +4,28 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 )
 
-// CheckLayout compares the Go structs with the BTF of the programs: sizes and offsets.
-func CheckLayout() error {
+func TestStructsMatchTheProgramsTypes(t *testing.T) {
 	spec, err := LoadPort()
 	if err != nil {
-		return fmt.Errorf("read object: %w", err)
+		t.Fatal(err)
 	}
-	return errors.Join(
+	err = errors.Join(
 		checkMap[uint32, Port](spec.Maps["ports"]), checkMap[Addr, uint32](spec.Maps["underlays"]),
 		checkMap[uint32, Counters](spec.Maps["counters"]), checkMap[FlowKey, Flow](spec.Maps["flows"]),
 		checkMap[HostKey, Route](spec.Maps["hosts"]), checkMap[PrefixKey, Route](spec.Maps["prefixes"]),
 		checkMap[uint32, Multipath](spec.Maps["multipaths"]), checkMap[PrefixKey, Bitvector](spec.Maps["peers"]),
 		checkMap[ServiceKey, Bitvector](spec.Maps["services"]), checkMap[VectorKey, uint64](spec.Maps["vectors"]),
-		checkMap[FragmentKey, FragmentData](spec.Maps["fragments"]), checkMap[uint32, Serials](spec.Maps["serials"]),
+		checkMap[PortFragmentKey, PortFragment](spec.Maps["fragments"]), checkMap[uint32, Serials](spec.Maps["serials"]),
 	)
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 func checkMap[K, V any](m *ebpf.MapSpec) error {
