@@ -184,11 +184,7 @@ func (a *Agent) openMachines(ctx context.Context) error {
 
 func (a *Agent) openControllers() error {
 	a.engine = controller.New(a.store, a.log, controller.Config{BackoffMost: 10 * time.Second})
-	return a.engine.Add(
-		a.poollet().Controller(),
-		refreshController(a.network),
-		classesController(a.machines.SetClasses),
-	)
+	return a.engine.Add(controllers(a.poollet(), a.network, a.machines.SetClasses)...)
 }
 
 func (a *Agent) poollet() *poollet.Poollet {

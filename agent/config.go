@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -57,8 +58,9 @@ type BGP struct {
 	// RouterID is unique in the fabric, written as an IPv4 address.
 	RouterID netip.Addr `json:"routerID"`
 	// LocalAddress is the source of the sessions. Default: the kernel chooses.
-	LocalAddress netip.Addr  `json:"localAddress,omitempty"`
-	Reflectors   []Reflector `json:"reflectors"`
+	LocalAddress netip.Addr `json:"localAddress,omitempty"`
+	// Reflectors are the route reflectors, at least one. Each carries the whole table.
+	Reflectors []Reflector `json:"reflectors"`
 }
 
 // Reflector is one route reflector.
@@ -78,7 +80,8 @@ type Machines struct {
 	LibvirtURI string `json:"libvirtURI,omitempty"`
 	// Accelerator is auto (default: KVM where a vCPU really runs under it), kvm or tcg.
 	Accelerator string `json:"accelerator,omitempty"`
-	// Reserve is kept from machines for the host: cpu and memory. Default 0 CPUs and 512Mi.
+	// Reserve is kept from machines for the host: cpu and memory. Default no CPU and 512Mi; memory
+	// cannot be 0.
 	Reserve map[string]resource.Quantity `json:"reserve,omitempty"`
 	// CPUOvercommit is how many vCPUs are sold per CPU. Default 1.
 	CPUOvercommit float64 `json:"cpuOvercommit,omitempty"`
@@ -126,9 +129,9 @@ func (c *Config) setDefaults() {
 	set(&c.Socket, machine.DefaultSocket)
 	set(&c.Underlay.Receive, "auto")
 	set(&c.Machines.Accelerator, "auto")
-	if c.Machines.Reserve == nil {
-		c.Machines.Reserve = map[string]resource.Quantity{"memory": resource.MustParse("512Mi")}
-	}
+	reserve := map[string]resource.Quantity{"memory": resource.MustParse("512Mi")}
+	maps.Copy(reserve, c.Machines.Reserve)
+	c.Machines.Reserve = reserve
 }
 
 // Validate returns every fault that the agent itself can see; parts check their own share at start.
@@ -172,6 +175,9 @@ func (b BGP) validate(faults *fault.Fields) {
 	if !b.RouterID.Is4() {
 		faults.Add("bgp.routerID", "want an IPv4 address that is unique in the fabric")
 	}
+	if len(b.Reflectors) == 0 {
+		faults.Add("bgp.reflectors", "required: at least one")
+	}
 	for i, r := range b.Reflectors {
 		if !r.Address.IsValid() {
 			faults.Add(fmt.Sprintf("bgp.reflectors[%d].address", i), "required")
@@ -187,6 +193,9 @@ func (m Machines) validate(standalone bool, faults *fault.Fields) {
 		if name != "cpu" && name != "memory" {
 			faults.Add("machines.reserve."+name, "unknown; known are cpu and memory")
 		}
+	}
+	if memory := m.Reserve["memory"]; memory.Sign() <= 0 {
+		faults.Add("machines.reserve.memory", "%s: want more than 0", memory.String())
 	}
 	if len(m.Classes) > 0 && !standalone {
 		faults.Add("machines.classes", "only for standalone agents; the control plane tells its own")

@@ -38,6 +38,16 @@ func TestDefaultsAreFilledIn(t *testing.T) {
 	}
 }
 
+func TestReserveOfCPUsLeavesThatOfMemory(t *testing.T) {
+	c, err := load(t, goodConfig+"machines: {reserve: {cpu: 2}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.machine().Reserve; got.CPUs != 2 || got.MemoryBytes != 512<<20 {
+		t.Errorf("reserve is %+v, want 2 CPUs and 512 MiB", got)
+	}
+}
+
 func TestConfigurationFaultsNameTheField(t *testing.T) {
 	for _, tt := range []struct{ name, from, to, want string }{
 		{"no host", "host: host-a", "", "host: required"},
@@ -48,6 +58,8 @@ func TestConfigurationFaultsNameTheField(t *testing.T) {
 		{"no uplink", "uplinks: [eth0]", "uplinks: []", "underlay.uplinks"},
 		{"asn of four octets", "65000", "4200000000", "bgp.asn"},
 		{"router id of IPv6", "10.0.0.1", `"::1"`, "bgp.routerID"},
+		{"no reflector", `[{address: "fd00:10::1"}]`, "[]", "bgp.reflectors"},
+		{"no memory for the host", "host: host-a", "host: host-a\nmachines: {reserve: {memory: 0}}", "machines.reserve.memory"},
 		{"classes beside a control plane", "host: host-a", "host: host-a\nmachines: {classes: [{name: small}]}", "machines.classes"},
 		{"relative directory", "host: host-a", "host: host-a\nstateDir: x", "stateDir"},
 	} {

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"ingot/agent/network"
+	"ingot/agent/poollet"
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/iri/machine"
@@ -34,6 +35,11 @@ func (v viewInterfaces) Interface(ctx context.Context, uid string) (*v1alpha1.Ho
 		}
 	}
 	return nil, fmt.Errorf("interface %s: %w", uid, fault.NotFound)
+}
+
+// controllers are all controllers of an agent, over a store of view.Schema.
+func controllers(p *poollet.Poollet, n *network.Network, setClasses func([]machine.Class) error) []controller.Controller {
+	return []controller.Controller{p.Controller(), refreshController(n), classesController(setClasses)}
 }
 
 // refreshController carries changes of interfaces and their policies to ports.
