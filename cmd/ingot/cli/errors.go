@@ -65,6 +65,10 @@ func exitCode(err error) int {
 
 // explainError renders err for a person: a line, or a line for each faulty field.
 func explainError(err error) string {
+	var told silenced
+	if errors.As(err, &told) {
+		return fmt.Sprintf("error: %v\n", err)
+	}
 	fields := fieldsOf(err)
 	if len(fields) < 2 && errors.Is(err, fault.Unavailable) {
 		return fmt.Sprintf("error: the control plane is away: %v\n", err)
