@@ -2,9 +2,10 @@
 
 # Everything from apt that building, testing and the demo need: the only list.
 PACKAGES := \
-	gcc libc6-dev pkg-config libvirt-dev clang llvm libbpf-dev linux-libc-dev bpftool protobuf-compiler libprotobuf-dev \
+	gcc libc6-dev pkg-config libvirt-dev clang llvm libbpf-dev linux-libc-dev bpftool \
+	protobuf-compiler libprotobuf-dev binutils \
 	qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients \
-	frr iproute2 ethtool iperf3 tcpdump busybox-static e2fsprogs ca-certificates
+	frr iproute2 ethtool iputils-ping iperf3 tcpdump busybox-static e2fsprogs ca-certificates
 
 GO_NEEDED := 1.26
 GO        ?= go
