@@ -105,30 +105,37 @@ func (h *Host) Path(inside string) string {
 // f opens stay there; goroutines that f starts do not.
 func (h *Host) Do(f func() error) error { return h.in(unix.CLONE_NEWNET, f) }
 
-// in runs f on a thread of its own that has entered the host's namespaces. The thread is not
-// returned to the scheduler: it ends with f.
+// in runs f on a thread of its own that has entered the host's namespaces.
 func (h *Host) in(namespaces int, f func() error) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("on %s: panic: %v", h.Name, p)
-			}
-		}()
-		if namespaces&unix.CLONE_NEWNS != 0 {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				done <- fmt.Errorf("unshare file system state: %w", err)
-				return
-			}
-		}
-		if err := unix.Setns(h.pidfd, namespaces); err != nil {
-			done <- fmt.Errorf("enter %s: %w", h.Name, err)
-			return
-		}
-		done <- f()
-	}()
+	go func() { done <- h.enter(namespaces, f) }()
 	return <-done
+}
+
+// enter is the body of a goroutine. It leaves its thread locked, so that the thread ends with the
+// goroutine and never runs another inside the host.
+func (h *Host) enter(namespaces int, f func() error) (err error) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The main thread cannot end and would keep the namespaces alive: while it waits here,
+		// another goroutine gets another thread.
+		defer runtime.UnlockOSThread()
+		return h.in(namespaces, f)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("on %s: panic: %v", h.Name, p)
+		}
+	}()
+	if namespaces&unix.CLONE_NEWNS != 0 {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare file system state: %w", err)
+		}
+	}
+	if err := unix.Setns(h.pidfd, namespaces); err != nil {
+		return fmt.Errorf("enter %s: %w", h.Name, err)
+	}
+	return f()
 }
 
 // netns opens the host's network namespace.
