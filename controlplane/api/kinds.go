@@ -288,7 +288,7 @@ func Find(name string) (Info, bool) {
 			return info, true
 		}
 		for _, s := range info.Short {
-			if s == name {
+			if s == name || s+"s" == name {
 				return info, true
 			}
 		}

@@ -70,6 +70,9 @@ func explainError(err error) string {
 		return fmt.Sprintf("error: %v\n", err)
 	}
 	fields := fieldsOf(err)
+	if strings.Contains(err.Error(), "x509: ") {
+		return fmt.Sprintf("error: the server is not the one that this context trusts: %v\n", err)
+	}
 	if len(fields) < 2 && errors.Is(err, fault.Unavailable) {
 		return fmt.Sprintf("error: the control plane is away: %v\n", err)
 	}

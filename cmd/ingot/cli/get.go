@@ -164,6 +164,7 @@ func (s *session) print(objects []*v1alpha1.Object, targets []target, o getOptio
 			fmt.Fprintln(s.err, "nothing found")
 			return nil
 		}
+		printed := false
 		for i, t := range targets {
 			var mine []*v1alpha1.Object
 			for _, obj := range objects {
@@ -174,6 +175,10 @@ func (s *session) print(objects []*v1alpha1.Object, targets []target, o getOptio
 			if len(mine) == 0 || i > 0 && t.info.Kind == targets[i-1].info.Kind {
 				continue
 			}
+			if printed {
+				fmt.Fprintln(s.out)
+			}
+			printed = true
 			if err := newTable(s.out, t.info, o.output == "wide", o.all, s.now).write(mine...); err != nil {
 				return err
 			}

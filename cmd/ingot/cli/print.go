@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
 
 	"ingot/controlplane/api"
@@ -117,6 +119,24 @@ func collect(v any, keys []string) []string {
 	return collect(m[keys[0]], keys[1:])
 }
 
+// bytesAt reads a quantity of bytes and shows it in the largest unit that leaves at least 1.
+func bytesAt(path string) func(map[string]any) string {
+	return func(tree map[string]any) string {
+		q, err := resource.ParseQuantity(at(path)(tree))
+		if err != nil {
+			return "-"
+		}
+		n, unit := float64(q.Value()), ""
+		for _, next := range []string{"Ki", "Mi", "Gi", "Ti", "Pi"} {
+			if n < 1024 {
+				break
+			}
+			n, unit = n/1024, next
+		}
+		return strings.TrimSuffix(strconv.FormatFloat(n, 'f', 1, 64), ".0") + unit
+	}
+}
+
 // either is the first that is set.
 func either(paths ...string) func(map[string]any) string {
 	return func(tree map[string]any) string {
@@ -143,8 +163,9 @@ var columns = map[string][]column{
 	"MachineClass": {{header: "CPU", value: at("capabilities.cpu")}, {header: "MEMORY", value: at("capabilities.memory")}},
 	"MachinePool": {
 		{header: "STATE", value: at("status.state")},
-		{header: "CPU", value: at("status.capacity.cpu")}, {header: "MEMORY", value: at("status.capacity.memory")},
-		{header: "FREE-CPU", value: at("status.allocatable.cpu")}, {header: "FREE-MEMORY", value: at("status.allocatable.memory")},
+		{header: "CPU", value: at("status.capacity.cpu")}, {header: "MEMORY", value: bytesAt("status.capacity.memory")},
+		{header: "FREE-CPU", value: at("status.allocatable.cpu")}, {header: "FREE-MEMORY", value: bytesAt("status.allocatable.memory")},
+		{header: "FREE-DISK", value: bytesAt("status.allocatable.disk")},
 		{header: "ADDRESSES", value: at("status.addresses.address"), wide: true},
 		{header: "VERSION", value: at("status.agentVersion"), wide: true},
 	},
@@ -203,20 +224,30 @@ func newTable(w io.Writer, info api.Info, wide, all bool, now func() time.Time) 
 	if all && !info.Global {
 		t.columns = append(t.columns, column{header: "NAMESPACE", value: at("metadata.namespace")})
 	}
-	t.columns = append(t.columns, column{header: "NAME", value: at("metadata.name")})
+	born := column{header: "AGE", value: ageAt("metadata.creationTimestamp", now)}
+	if info.Kind == api.Event { // its name says nothing, and what counts is when it happened last
+		born = column{header: "LAST", value: ageAt("lastTimestamp", now)}
+	} else {
+		t.columns = append(t.columns, column{header: "NAME", value: at("metadata.name")})
+	}
 	for _, c := range columns[string(info.Kind)] {
 		if wide || !c.wide {
 			t.columns = append(t.columns, c)
 		}
 	}
-	t.columns = append(t.columns, column{header: "AGE", value: func(tree map[string]any) string {
-		created, err := time.Parse(time.RFC3339Nano, at("metadata.creationTimestamp")(tree))
+	t.columns = append(t.columns, born)
+	return t
+}
+
+// ageAt is how long ago the time at path was.
+func ageAt(path string, now func() time.Time) func(map[string]any) string {
+	return func(tree map[string]any) string {
+		then, err := time.Parse(time.RFC3339Nano, at(path)(tree))
 		if err != nil {
 			return "-"
 		}
-		return age(now().Sub(created))
-	}})
-	return t
+		return age(now().Sub(then))
+	}
 }
 
 // write prints rows; columns keep the width they had, or grow.
