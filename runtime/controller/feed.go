@@ -20,6 +20,8 @@ type feed struct {
 	// seen is, by UID, the state that each resource of the input was last mapped from. Only the
 	// feed's goroutine uses it.
 	seen map[string]*resource.Resource
+	// listening is closed once the first state is in the queue: every change after it will be heard.
+	listening chan struct{}
 
 	mu     sync.Mutex // guards all below
 	synced bool       // the first state is in the queue
@@ -30,7 +32,7 @@ type feed struct {
 func newFeed(r *runner, in *Input) *feed {
 	return &feed{
 		runner: r, input: in, log: r.log.With("input", in.Kind),
-		seen: map[string]*resource.Resource{}, poke: func() {},
+		seen: map[string]*resource.Resource{}, listening: make(chan struct{}), poke: func() {},
 	}
 }
 
@@ -125,8 +127,11 @@ func (f *feed) reset(ctx context.Context, batch store.Batch) {
 		f.event(ctx, store.Event{Resource: r, Deleted: true})
 	}
 	f.mu.Lock()
-	f.synced = true
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	if !f.synced {
+		f.synced = true
+		close(f.listening)
+	}
 }
 
 // event puts the keys that a change concerns into the queue: those of the state before it, too.

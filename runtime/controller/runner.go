@@ -62,8 +62,16 @@ func (r *runner) idle(revision uint64) bool {
 	return caughtUp && waiting == polls && running == 0
 }
 
-// work reconciles keys until ctx ends.
+// work reconciles keys until ctx ends. It begins when all feeds listen: what a reconcile reads may
+// be gone before a feed hears of it for the first time, and then nothing would wake the key again.
 func (r *runner) work(ctx context.Context) error {
+	for _, f := range r.feeds {
+		select {
+		case <-f.listening:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	for {
 		it, err := r.queue.next(ctx)
 		if err != nil {
