@@ -28,6 +28,8 @@ type rig struct {
 	idle   func()
 	// idleWithin reports whether the controllers had nothing to do within d.
 	idleWithin func(d time.Duration) bool
+	// status is what the controllers say of themselves.
+	status func() string
 	// refuses says why a host refuses a machine; nil: never.
 	refuses func(host string, m *v1alpha1.HostMachineSpec) string
 	// frozen hosts do nothing.
@@ -60,6 +62,13 @@ func (r *rig) start() {
 			r.Errorf("run controllers: %v", err)
 		}
 		r.stop = func() {}
+	}
+	r.status = func() string {
+		var b strings.Builder
+		for _, st := range engine.Status() {
+			fmt.Fprintf(&b, "%+v\n", st)
+		}
+		return b.String()
 	}
 	r.idleWithin = func(d time.Duration) bool {
 		ctx, cancel := context.WithTimeout(context.Background(), d)

@@ -87,7 +87,7 @@ func walk(t *testing.T, seed uint64, steps int) {
 	}
 	w.leave()
 	if t.Failed() {
-		t.Fatalf("steps:\n%s\n%s", strings.Join(w.said, "\n"), w.dump())
+		t.Fatalf("steps:\n%s\n%s\n%s", strings.Join(w.said, "\n"), w.dump(), w.status())
 	}
 }
 
