@@ -83,15 +83,9 @@ func TestTwoSchedulersNeverOversubscribe(t *testing.T) {
 	t.Logf("conflicts that were retried: %d", conflicts)
 }
 
-// TestThousandHosts places machines on many hosts and changes one label among many interfaces. It
-// prints how long each took; the bounds are far above, for machines under load.
-func TestThousandHosts(t *testing.T) {
-	hosts, machines := 1000, 2000
-	if testing.Short() {
-		hosts, machines = 100, 200
-	}
-	r := newRig(t)
-	r.stop()
+// crowd makes hosts, and machines that are spread over two networks and twenty labels.
+func (r *rig) crowd(hosts, machines int) {
+	r.Helper()
 	for i := range hosts {
 		r.pool(fmt.Sprintf("host%04d", i), capacity)
 	}
@@ -110,6 +104,18 @@ func TestThousandHosts(t *testing.T) {
 		NetworkRef: &v1alpha1.LocalRef{Name: "net"}, NetworkInterfaceSelector: &v1alpha1.LabelSelector{MatchLabels: map[string]string{"app": "app0"}},
 		Ingress: []*v1alpha1.NetworkPolicyRule{{From: []*v1alpha1.NetworkPolicyPeer{{ObjectSelector: &v1alpha1.ObjectSelector{MatchLabels: map[string]string{"app": "app2"}}}}}},
 	})
+}
+
+// TestThousandHosts places machines on many hosts and changes one label among many interfaces. It
+// prints how long each took; the bounds are far above, for machines under load.
+func TestThousandHosts(t *testing.T) {
+	hosts, machines := 1000, 2000
+	if testing.Short() {
+		hosts, machines = 100, 200
+	}
+	r := newRig(t)
+	r.stop()
+	r.crowd(hosts, machines)
 	start := time.Now()
 	r.start()
 	r.idle()
