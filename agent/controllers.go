@@ -25,16 +25,14 @@ func (v viewInterfaces) Interface(ctx context.Context, uid string) (*v1alpha1.Ho
 	if v.store == nil {
 		return nil, fmt.Errorf("interface %s: this agent has no control plane: %w", uid, fault.NotFound)
 	}
-	page, err := v.store.List(ctx, store.Query{Kind: api.HostInterface})
+	page, err := v.store.List(ctx, store.Query{Kind: api.HostInterface, Index: api.ByUID, Value: uid})
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range page.Items {
-		if spec := rt.Spec[*v1alpha1.HostInterfaceSpec](r); spec.Uid == uid {
-			return spec, nil
-		}
+	if len(page.Items) == 0 {
+		return nil, fmt.Errorf("interface %s: %w", uid, fault.NotFound)
 	}
-	return nil, fmt.Errorf("interface %s: %w", uid, fault.NotFound)
+	return rt.Spec[*v1alpha1.HostInterfaceSpec](page.Items[0]), nil
 }
 
 // controllers are all controllers of an agent, over a store of view.Schema.

@@ -39,20 +39,18 @@ func annotationsOf(want *v1alpha1.HostMachineSpec) map[string]string {
 // interfaces returns what the view says of each interface of the machine, in its order; missing
 // names the first that it says nothing of.
 func (p *Poollet) interfaces(ctx context.Context, rw *controller.ReadWriter, want *v1alpha1.HostMachineSpec) (all []*v1alpha1.HostInterfaceSpec, missing string, err error) {
-	known, err := rw.List(ctx, store.Query{Kind: api.HostInterface})
-	if err != nil {
-		return nil, "", err
-	}
-	byUID := make(map[string]*v1alpha1.HostInterfaceSpec, len(known))
-	for _, r := range known {
-		spec := resource.Spec[*v1alpha1.HostInterfaceSpec](r)
-		byUID[spec.Uid] = spec
-	}
 	for _, nic := range want.Interfaces {
-		if byUID[nic.InterfaceUid] == nil && missing == "" {
+		known, err := rw.List(ctx, store.Query{Kind: api.HostInterface, Index: api.ByUID, Value: nic.InterfaceUid})
+		if err != nil {
+			return nil, "", err
+		}
+		var spec *v1alpha1.HostInterfaceSpec
+		if len(known) > 0 {
+			spec = resource.Spec[*v1alpha1.HostInterfaceSpec](known[0])
+		} else if missing == "" {
 			missing = nic.InterfaceName
 		}
-		all = append(all, byUID[nic.InterfaceUid])
+		all = append(all, spec)
 	}
 	return all, missing, nil
 }

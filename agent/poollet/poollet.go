@@ -62,8 +62,9 @@ func (p *Poollet) Controller() controller.Controller {
 		Primary: api.HostMachine,
 		Inputs: []controller.Input{
 			{Kind: api.HostMachine, Strong: true},
-			{Kind: api.HostInterface, Select: func(*resource.Resource) []store.Query {
-				return []store.Query{{Kind: api.HostMachine}}
+			{Kind: api.HostInterface, Select: func(r *resource.Resource) []store.Query {
+				uid := resource.Spec[*v1alpha1.HostInterfaceSpec](r).Uid
+				return []store.Query{{Kind: api.HostMachine, Index: api.ByInterface, Value: uid}}
 			}},
 		},
 		Workers:   8,

@@ -71,7 +71,7 @@ const (
 	ByMachine   = "machine"   // NetworkInterface: machine name (within the project)
 	ByParent    = "parent"    // Prefix: parent's name; PrefixAllocation: uid of the Prefix it is part of
 	ByHolder    = "holder"    // PrefixAllocation: uid of the object that holds it; Prefix: name of the interface it was made for (within the project)
-	ByInterface = "interface" // CompiledPolicy: uid of the interface; Machine: names of its interfaces (within the project)
+	ByInterface = "interface" // CompiledPolicy: uid of the interface; HostMachine: uids of its interfaces; Machine: their names (within the project)
 	ByInvolved  = "involved"  // Event: uid of the object it speaks of
 	BySecret    = "secret"    // Machine: name of the secret that it refers to (within the project)
 )
@@ -224,6 +224,13 @@ var infos = []Info{
 	{Definition: resource.Definition{Kind: HostMachine, New: message[v1alpha1.HostMachineSpec](), Sealed: true, Indexes: indexes{
 		ByHost: one((*v1alpha1.HostMachineSpec).GetHost),
 		ByUID:  one((*v1alpha1.HostMachineSpec).GetUid),
+		ByInterface: func(r *resource.Resource) []string {
+			var uids []string
+			for _, nic := range r.Spec.(*v1alpha1.HostMachineSpec).GetInterfaces() {
+				uids = append(uids, nic.GetInterfaceUid())
+			}
+			return uids
+		},
 	}}},
 	{Definition: resource.Definition{Kind: HostInterface, New: message[v1alpha1.HostInterfaceSpec](), Indexes: indexes{
 		ByHost: one((*v1alpha1.HostInterfaceSpec).GetHost),
