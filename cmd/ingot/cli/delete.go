@@ -118,13 +118,15 @@ func (s *session) delete(ctx context.Context, requests []*v1alpha1.DeleteRequest
 			errs = append(errs, objectError{name, err})
 			continue
 		}
+		word := "is being deleted"
 		if wait {
+			word = "deleted"
 			if err := s.waitGone(ctx, conn, req, o.GetMetadata().GetUid(), timeout); err != nil {
 				errs = append(errs, objectError{name, err})
 				continue
 			}
 		}
-		fmt.Fprintf(s.out, "%s deleted\n", name)
+		fmt.Fprintf(s.out, "%s %s\n", name, word)
 	}
 	return errors.Join(errs...)
 }
