@@ -33,6 +33,7 @@ func TestStories(t *testing.T) {
 	f := prepare(t)
 	testscript.Run(t, testscript.Params{
 		ContinueOnError: true,
+		WorkdirRoot:     t.TempDir(),
 		Files:           []string{"api.txtar", "faults.txtar", "story.txtar", "tenants.txtar"},
 		Setup: func(env *testscript.Env) error {
 			env.Values[worldKey{}] = &world{fixture: f, guests: map[string]lab.Guest{}, pings: map[string]*lab.GuestProcess{}}
