@@ -218,6 +218,18 @@ func TestTheConfigurationInTheReadmeIsValid(t *testing.T) {
 	}
 }
 
+func TestEveryControllerIsTold(t *testing.T) {
+	text := read(t, filepath.Join(root, "docs/architecture.md"))
+	for _, graph := range []string{"controlplane/testdata/graph.txt", "agent/testdata/graph.txt"} {
+		for line := range strings.Lines(read(t, filepath.Join(root, graph))) {
+			name, _, _ := strings.Cut(line, " ")
+			if !strings.Contains(text, "| `"+name+"` |") {
+				t.Errorf("docs/architecture.md does not tell of %s in %s", name, graph)
+			}
+		}
+	}
+}
+
 func TestTheListOfMetricsIsComplete(t *testing.T) {
 	told := map[string]bool{}
 	name := regexp.MustCompile(`ingot_[a-z_]+`)
