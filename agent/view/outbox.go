@@ -17,6 +17,9 @@ const maxEvents = 1024
 // maxBatch bounds the machines of one report, and so its size.
 const maxBatch = 256
 
+// eventsPerReport is what the control plane takes from one report; it drops what is beyond.
+const eventsPerReport = 64
+
 // An outbox holds what the host reports until it was acknowledged. Of a machine and of the pool
 // only the newest report counts.
 type outbox struct {
@@ -79,9 +82,7 @@ func (c *Client) ReportEvents(events ...*v1alpha1.EventSpec) {
 	o.signal()
 }
 
-// Forget drops the report of a machine that the control plane no longer asks about.
-func (c *Client) Forget(uid string) { c.out.forget(uid) }
-
+// forget drops the report of a machine that the control plane does not take from this host.
 func (o *outbox) forget(uid string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -155,6 +156,10 @@ func (o *outbox) take() *v1alpha1.HostReport {
 		sent += s.count
 	}
 	if fresh := o.events[sent:]; len(fresh) > 0 {
+		if len(fresh) > eventsPerReport {
+			fresh = fresh[:eventsPerReport]
+			o.signal()
+		}
 		r.Events = slices.Clone(fresh)
 		o.sentEv = append(o.sentEv, sentEvents{r.Sequence, len(fresh)})
 	}
@@ -173,8 +178,12 @@ func (o *outbox) acknowledge(sequence uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for uid, sent := range o.inFlight {
-		if sent <= sequence {
-			delete(o.inFlight, uid)
+		if sent > sequence {
+			continue
+		}
+		delete(o.inFlight, uid)
+		if o.machines[uid].GetGone() { // nothing more will be said of it
+			delete(o.machines, uid)
 		}
 	}
 	for len(o.sentEv) > 0 && o.sentEv[0].sequence <= sequence {

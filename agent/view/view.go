@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -28,6 +29,13 @@ const Finalizer = "poollet"
 // OrphanAnnotation marks a HostMachine that the control plane no longer lists although this host
 // never let go of it: a lost or restored database. Its machine keeps running.
 const OrphanAnnotation = "ingot.dev/orphaned"
+
+// uidAnnotation is the uid that a local object has in the server's store: a deletion that is told
+// twice does not end what was made anew in between.
+const uidAnnotation = "ingot.dev/server-uid"
+
+// errStillEnds says that an object cannot be made anew yet.
+var errStillEnds = fmt.Errorf("its predecessor still ends: %w", fault.Conflict)
 
 // Schema is that of the local store: what a host is told.
 func Schema() *resource.Schema {
@@ -224,6 +232,14 @@ func (c *Client) take(ctx context.Context, cur *cursor, v *v1alpha1.HostView) er
 	if v.Reset_ && cur.seen == nil {
 		cur.seen = map[resource.Key]bool{}
 	}
+	var late []error
+	// Deletions first: what is deleted and made anew under its name is among the upserts too.
+	for _, ref := range v.Deletes {
+		key := resource.Key{Kind: resource.Kind(ref.Kind), Project: ref.Namespace, Name: ref.Name}
+		if err := c.delete(ctx, key, ref.Uid); err != nil {
+			return fmt.Errorf("drop %s: %w", key, err)
+		}
+	}
 	for _, o := range v.Upserts {
 		r, err := api.FromHostObject(o)
 		if err != nil {
@@ -232,15 +248,15 @@ func (c *Client) take(ctx context.Context, cur *cursor, v *v1alpha1.HostView) er
 		if cur.seen != nil {
 			cur.seen[r.Key] = true
 		}
-		if err := c.upsert(ctx, r, o.GetMetadata().GetTerminating()); err != nil {
+		switch err := c.upsert(ctx, r, o.GetMetadata().GetTerminating()); {
+		case errors.Is(err, errStillEnds):
+			late = append(late, err)
+		case err != nil:
 			return fmt.Errorf("keep %s: %w", r.Key, err)
 		}
 	}
-	for _, ref := range v.Deletes {
-		key := resource.Key{Kind: resource.Kind(ref.Kind), Project: ref.Namespace, Name: ref.Name}
-		if err := c.delete(ctx, key); err != nil {
-			return fmt.Errorf("drop %s: %w", key, err)
-		}
+	if len(late) > 0 {
+		return errors.Join(late...) // the cursor stays: the next stream tells it again
 	}
 	if v.Revision == 0 {
 		return nil
@@ -256,16 +272,20 @@ func (c *Client) take(ctx context.Context, cur *cursor, v *v1alpha1.HostView) er
 }
 
 func (c *Client) upsert(ctx context.Context, r *resource.Resource, terminating bool) error {
+	annotations := map[string]string{uidAnnotation: r.UID}
+	maps.Copy(annotations, r.Annotations)
+	r.Annotations = annotations
 	r.UID, r.Revision = "", 0 // those of the server's store mean nothing in this one
 	if r.Kind == api.HostMachine {
 		r.Finalizers = []string{Finalizer}
 	}
-	r.Revision = 0 // the server's says nothing about this store's
 	have, err := c.cfg.Store.Get(ctx, r.Key)
 	op := store.Op{Type: store.Create, Resource: r}
 	switch {
-	case err == nil && have.Phase == resource.TearingDown:
+	case err == nil && have.Phase == resource.TearingDown && terminating:
 		return nil
+	case err == nil && have.Phase == resource.TearingDown:
+		return fmt.Errorf("%s is wanted again: %w", r.Key, errStillEnds)
 	case err == nil:
 		op.Type = store.Update
 	case !errors.Is(err, fault.NotFound):
@@ -279,8 +299,19 @@ func (c *Client) upsert(ctx context.Context, r *resource.Resource, terminating b
 	return err
 }
 
-func (c *Client) delete(ctx context.Context, key resource.Key) error {
-	_, err := c.cfg.Store.Txn(ctx, store.Txn{Writer: Writer,
+// delete ends the local object; uid is the server's, "" for whichever it is.
+func (c *Client) delete(ctx context.Context, key resource.Key, uid string) error {
+	have, err := c.cfg.Store.Get(ctx, key)
+	if errors.Is(err, fault.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if known := have.Annotations[uidAnnotation]; uid != "" && known != "" && known != uid {
+		return nil
+	}
+	_, err = c.cfg.Store.Txn(ctx, store.Txn{Writer: Writer,
 		Ops: []store.Op{{Type: store.Delete, Resource: &resource.Resource{Meta: resource.Meta{Key: key}}}}})
 	if errors.Is(err, fault.NotFound) {
 		return nil
@@ -299,11 +330,11 @@ func (c *Client) sweep(ctx context.Context, listed map[resource.Key]bool) error 
 			switch {
 			case listed[r.Key]:
 			case kind != api.HostMachine:
-				err = c.delete(ctx, r.Key)
+				err = c.delete(ctx, r.Key, "")
 			case r.Phase == resource.Running && r.Annotations[OrphanAnnotation] == "":
 				c.log.Error("machine unknown to the control plane keeps running", "machine", r.Key.String())
 				orphan := r.Clone()
-				orphan.Annotations = map[string]string{OrphanAnnotation: "true"}
+				orphan.Annotations = map[string]string{OrphanAnnotation: "true", uidAnnotation: r.Annotations[uidAnnotation]}
 				_, err = c.cfg.Store.Txn(ctx, store.Txn{Writer: Writer, Ops: []store.Op{{Type: store.Update, Resource: orphan}}})
 			}
 			if err != nil {

@@ -237,13 +237,84 @@ func TestEventsOfALongAbsenceAreBounded(t *testing.T) {
 	for i := range 3 * maxEvents {
 		c.ReportEvents(&v1alpha1.EventSpec{Message: fmt.Sprint(i)})
 	}
-	r := c.out.take()
-	if len(r.Events) != maxEvents || r.Events[0].Message != fmt.Sprint(2*maxEvents) {
-		t.Fatalf("%d events from %s on, want the newest %d", len(r.Events), r.Events[0].Message, maxEvents)
+	next := 2 * maxEvents
+	for next < 3*maxEvents {
+		r := c.out.take()
+		if r == nil || len(r.Events) == 0 || len(r.Events) > eventsPerReport || r.Events[0].Message != fmt.Sprint(next) {
+			t.Fatalf("got %v, want at most %d events from %d on", r, eventsPerReport, next)
+		}
+		next += len(r.Events)
+		if next == 3*maxEvents {
+			c.ReportEvents(&v1alpha1.EventSpec{Message: "one more"})
+			c.out.acknowledge(r.Sequence)
+		}
 	}
-	c.ReportEvents(&v1alpha1.EventSpec{Message: "one more"})
-	c.out.acknowledge(r.Sequence)
-	if r = c.out.take(); r == nil || len(r.Events) != 1 || r.Events[0].Message != "one more" {
+	if r := c.out.take(); r == nil || len(r.Events) != 1 || r.Events[0].Message != "one more" {
 		t.Errorf("got %v, want the event after those acknowledged", r)
+	}
+}
+
+func TestReportOfAGoneMachineIsForgottenOnceStored(t *testing.T) {
+	c := New(Config{Log: slog.New(slog.DiscardHandler)})
+	c.ReportMachine(&v1alpha1.MachineReport{Uid: "u", Gone: true})
+	c.out.acknowledge(c.out.take().Sequence)
+	c.out.reconnect()
+	if r := c.out.take(); r != nil {
+		t.Errorf("sends %v again", r)
+	}
+}
+
+func deletion(uid string) *v1alpha1.ObjectRef {
+	return &v1alpha1.ObjectRef{Kind: string(api.HostMachine), Namespace: "p", Name: "a", Uid: uid}
+}
+
+// TestMachineThatComesBackIsMadeAnew: a host that refused a machine is asked again, and hears of both
+// in one message.
+func TestMachineThatComesBackIsMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	s := <-w.server.streams
+	w.send(t, s, &v1alpha1.HostView{Revision: 5, Epoch: "e", Reset_: true, Upserts: []*v1alpha1.Object{hostMachine(t, "a")}})
+	again := hostMachine(t, "a")
+	again.Metadata.Uid = "second-uid"
+	both := &v1alpha1.HostView{Revision: 7, Epoch: "e", Upserts: []*v1alpha1.Object{again},
+		Deletes: []*v1alpha1.ObjectRef{deletion("server-uid")}}
+	if err := s.Send(both); err != nil {
+		t.Fatal(err)
+	}
+	s = <-w.server.streams
+	if s.hello.Revision != 5 {
+		t.Errorf("resumes at %d, want 5: what comes back was not kept", s.hello.Revision)
+	}
+	if diff := cmp.Diff("HostMachine/p/a ends", w.dump(t)); diff != "" {
+		t.Errorf("before the host let go (-want +got):\n%s", diff)
+	}
+	key := resource.Key{Kind: api.HostMachine, Project: "p", Name: "a"}
+	_, err := w.store.Txn(t.Context(), store.Txn{Writer: Writer, Ops: []store.Op{
+		{Type: store.RemoveFinalizer, Resource: &resource.Resource{Meta: resource.Meta{Key: key}}, Finalizer: Finalizer}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.send(t, s, both)
+	if diff := cmp.Diff("HostMachine/p/a", w.dump(t)); diff != "" {
+		t.Errorf("after the host let go (-want +got):\n%s", diff)
+	}
+	both.Revision = 8
+	w.send(t, s, both)
+	if diff := cmp.Diff("HostMachine/p/a", w.dump(t)); diff != "" {
+		t.Errorf("a deletion that is told twice ended the successor (-want +got):\n%s", diff)
+	}
+}
+
+func TestInterfaceThatIsMadeAnewStays(t *testing.T) {
+	w := newWorld(t)
+	s := <-w.server.streams
+	w.send(t, s, &v1alpha1.HostView{Revision: 5, Epoch: "e", Reset_: true, Upserts: []*v1alpha1.Object{
+		object(t, api.HostInterface, "p", "i", &v1alpha1.HostInterfaceSpec{Uid: "i", Vni: 1})}})
+	again := object(t, api.HostInterface, "p", "i", &v1alpha1.HostInterfaceSpec{Uid: "i", Vni: 2})
+	again.Metadata.Uid = "second-uid"
+	w.send(t, s, &v1alpha1.HostView{Revision: 7, Epoch: "e", Upserts: []*v1alpha1.Object{again},
+		Deletes: []*v1alpha1.ObjectRef{{Kind: string(api.HostInterface), Namespace: "p", Name: "i", Uid: "server-uid"}}})
+	if diff := cmp.Diff("HostInterface/p/i", w.dump(t)); diff != "" {
+		t.Errorf("copy (-want +got):\n%s", diff)
 	}
 }
