@@ -11,6 +11,7 @@ import (
 
 	"ingot/runtime/fault"
 	"ingot/runtime/group"
+	"ingot/runtime/resource"
 	"ingot/runtime/store"
 )
 
@@ -144,6 +145,19 @@ func (e *Engine) WaitIdle(ctx context.Context) error {
 		case <-moved:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for idle controllers: %w", ctx.Err())
+		}
+	}
+}
+
+// Wake has a controller reconcile key now: what it watches outside of the store has changed there.
+// A name that no controller has wakes nothing.
+func (e *Engine) Wake(controller string, key resource.Key) {
+	e.mu.Lock()
+	runners := e.runners
+	e.mu.Unlock()
+	for _, r := range runners {
+		if r.spec.name == controller {
+			r.queue.add(key)
 		}
 	}
 }

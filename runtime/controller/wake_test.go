@@ -295,3 +295,21 @@ func TestABrokenWatchIsResumedWithAllThatChanged(t *testing.T) {
 		r.stop()
 	})
 }
+
+func TestWakeReconcilesTheKeyOfTheNamedControllerNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := &tally{}
+		r := newRig(t, observer(y, func(int) (Result, error) { return Result{RequeueAfter: time.Hour}, nil }))
+		defer func() { r.stop() }()
+		r.txn(store.Create, storetest.New(storetest.Zone, "", "a"))
+		r.txn(store.Create, storetest.New(storetest.Zone, "", "b"))
+		r.idle()
+		y.take()
+		r.engine.Wake("nobody", resource.Key{Kind: storetest.Zone, Name: "b"})
+		r.engine.Wake("observer", resource.Key{Kind: storetest.Zone, Name: "a"})
+		r.idle()
+		if got := y.take(); got != "a" {
+			t.Errorf("woken: %q, want a alone", got)
+		}
+	})
+}
