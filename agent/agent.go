@@ -173,7 +173,8 @@ func (a *Agent) openMachines(ctx context.Context) error {
 	if a.hypervisor, err = libvirt.New(libvirt.Config{URI: a.cfg.Machines.LibvirtURI, Log: a.log}); err != nil {
 		return err
 	}
-	a.machines, err = machine.New(machine.Deps{Hypervisor: a.hypervisor, Images: images, Ports: a.network, Log: a.log}, cfg)
+	a.machines, err = machine.New(machine.Deps{Hypervisor: a.hypervisor, Images: images, Ports: a.network,
+		Changed: a.machineChanged, Log: a.log}, cfg)
 	if err != nil {
 		return err
 	}
@@ -185,6 +186,13 @@ func (a *Agent) openMachines(ctx context.Context) error {
 func (a *Agent) openControllers() error {
 	a.engine = controller.New(a.store, a.log, controller.Config{BackoffMost: 10 * time.Second})
 	return a.engine.Add(controllers(a.poollet(), a.network, a.machines.SetClasses)...)
+}
+
+// machineChanged has the poollet report a machine at once.
+func (a *Agent) machineChanged(labels map[string]string) {
+	if a.engine != nil {
+		a.engine.Wake(view.Finalizer, poollet.Key(labels))
+	}
 }
 
 func (a *Agent) poollet() *poollet.Poollet {

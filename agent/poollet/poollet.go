@@ -55,7 +55,13 @@ func New(runtime iri.MachineRuntimeClient, reporter Reporter, log *slog.Logger) 
 	return &Poollet{runtime: runtime, reporter: reporter, log: log.With("component", "poollet")}
 }
 
-// Controller returns the controller to run.
+// Key is that of the machine that the poollet has given these labels.
+func Key(labels map[string]string) resource.Key {
+	return resource.Key{Kind: api.HostMachine, Project: labels[namespaceLabel], Name: labels[nameLabel]}
+}
+
+// Controller returns the controller to run. The runtime is polled; one that can tell of changes
+// has the engine wake the machine's Key.
 func (p *Poollet) Controller() controller.Controller {
 	return controller.Each{
 		Name:    view.Finalizer,

@@ -17,6 +17,9 @@ type Deps struct {
 	Hypervisor Hypervisor
 	Images     Images
 	Ports      Ports
+	// Changed is told the labels of a machine whose status has changed, or that is gone: a client
+	// in this process need not poll. It must not block, nor call the server. May be nil.
+	Changed func(labels map[string]string)
 	// Log defaults to slog.Default.
 	Log *slog.Logger
 }

@@ -74,7 +74,7 @@ func (s *Server) reserve(given *api.Machine) (e *entry, r *record, created bool,
 	}
 	delete(s.orphans, r.uid())
 	r.Metadata.Id = id
-	e = newEntry(id, s.store, s.log)
+	e = newEntry(id, s.store, s.changed, s.log)
 	s.register(e, r)
 	return e, r, true, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	api "github.com/ironcore-dev/ironcore/iri/apis/machine/v1alpha1"
+	"google.golang.org/protobuf/proto"
 
 	"ingot/iri/machine/domain"
 	"ingot/runtime/fault"
@@ -20,6 +21,7 @@ import (
 type entry struct {
 	id      string
 	store   *store
+	changed func(labels map[string]string) // Deps.Changed
 	log     *slog.Logger
 	durable chan struct{} // closed when the creation was written, or failed
 	started atomic.Bool   // its reconciler runs, or ran
@@ -53,8 +55,8 @@ type seen struct {
 	stopBy, askAgain time.Time
 }
 
-func newEntry(id string, st *store, log *slog.Logger) *entry {
-	e := &entry{id: id, store: st, log: log.With("machine", id), durable: make(chan struct{}), wake: make(chan struct{}, 1)}
+func newEntry(id string, st *store, changed func(map[string]string), log *slog.Logger) *entry {
+	e := &entry{id: id, store: st, changed: changed, log: log.With("machine", id), durable: make(chan struct{}), wake: make(chan struct{}, 1)}
 	e.events.Store(&[]event{})
 	return e
 }
@@ -125,9 +127,12 @@ func (e *entry) show() {
 	if e.gone {
 		return
 	}
-	e.view.Store(&api.Machine{
+	next := &api.Machine{
 		Metadata: e.record.Metadata, Spec: e.record.Spec, Status: statusOf(e.record, e.seen),
-	})
+	}
+	if last := e.view.Swap(next); last == nil || !proto.Equal(last.Status, next.Status) {
+		e.changed(next.Metadata.GetLabels())
+	}
 }
 
 // tell records an event.
@@ -182,5 +187,6 @@ func (e *entry) remove() error {
 	}
 	e.gone = true
 	e.view.Store(nil)
+	e.changed(e.record.Metadata.GetLabels())
 	return nil
 }

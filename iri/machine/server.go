@@ -28,6 +28,7 @@ type Server struct {
 	hypervisor Hypervisor
 	images     Images
 	ports      Ports
+	changed    func(labels map[string]string)
 	log        *slog.Logger
 	cfg        Config
 	owner      disk.Owner
@@ -56,6 +57,9 @@ func New(deps Deps, cfg Config) (*Server, error) {
 	if deps.Hypervisor == nil || deps.Images == nil || deps.Ports == nil {
 		return nil, errors.New("configure machine runtime: hypervisor, images and ports are required")
 	}
+	if deps.Changed == nil {
+		deps.Changed = func(map[string]string) {}
+	}
 	if deps.Log == nil {
 		deps.Log = slog.Default()
 	}
@@ -79,7 +83,8 @@ func New(deps Deps, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		hypervisor: deps.Hypervisor, images: deps.Images, ports: deps.Ports, log: deps.Log, cfg: cfg,
+		hypervisor: deps.Hypervisor, images: deps.Images, ports: deps.Ports, changed: deps.Changed,
+		log: deps.Log, cfg: cfg,
 		owner: disk.Owner{UserID: uid, GroupID: gid}, capacity: capacity, store: st,
 		heavy: make(chan struct{}, cfg.Workers), classes: cfg.Classes,
 		entries: map[string]*entry{}, byUID: map[string]*entry{}, orphans: map[string]string{},
@@ -97,7 +102,7 @@ func (s *Server) load() error {
 		s.log.Error("machine record is corrupt; its files and its domain are left alone", "machine", id, "error", err)
 	}
 	for _, m := range machines {
-		e := newEntry(m.record.id(), s.store, s.log)
+		e := newEntry(m.record.id(), s.store, s.changed, s.log)
 		e.record, e.seen.have = m.record, lastKnown(m.record)
 		e.events.Store(&m.events)
 		e.show()
