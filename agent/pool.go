@@ -19,6 +19,7 @@ import (
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/controlplane/pki"
 	"ingot/iri/machine"
+	"ingot/iri/machine/domain"
 	"ingot/runtime/fault"
 	"ingot/runtime/store"
 	"ingot/version"
@@ -33,7 +34,8 @@ type poolMemory struct {
 	since time.Time
 }
 
-// reportPool tells the control plane what this host has, as a heartbeat and when classes change.
+// reportPool tells the control plane what this host has, as a heartbeat and when classes change or
+// libvirt is reached.
 func (a *Agent) reportPool(ctx context.Context) error {
 	classes, err := a.store.Watch(ctx, 0, store.Query{Kind: api.MachineClass})
 	if err != nil {
@@ -41,19 +43,26 @@ func (a *Agent) reportPool(ctx context.Context) error {
 	}
 	defer classes.Close()
 	for {
+		// Whatever changes after the status was taken ends the wait.
+		wait, cancel := context.WithTimeout(ctx, reportEvery)
+		a.hypervisor.Watch(wait, func(e domain.Event) {
+			if e.ID == "" {
+				cancel()
+			}
+		})
 		status, err := a.poolStatus(ctx)
 		if err != nil {
 			a.log.Debug("pool not reported", "error", err)
 		} else {
 			a.view.ReportPool(status)
 		}
-		wait, cancel := context.WithTimeout(ctx, reportEvery)
 		_, err = classes.Next(wait)
+		waited := wait.Err() != nil
 		cancel()
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if err != nil && !waited {
 			return err
 		}
 	}
