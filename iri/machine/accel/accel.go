@@ -31,14 +31,25 @@ const (
 	passed = 2*0x21 + 1
 )
 
+// Emulation is the measure of how long the firmware may take under KVM: the same host, as loaded,
+// runs both. KVM may take ten times as long, and two seconds in any case.
+const (
+	kvmSlower = 10
+	kvmLeast  = 2 * time.Second
+)
+
+// doubtAfter is when an answer against KVM is asked for again: the probe may have been starved.
+const doubtAfter = time.Hour
+
 // Config configures Detect. Zero values are the defaults named.
 type Config struct {
-	// CacheDir keeps the answer until the next boot. Empty: ask every time.
+	// CacheDir keeps the answer until the next boot, one against KVM for an hour. Empty: ask
+	// every time.
 	CacheDir string
 	// QEMU is the emulator. Default "qemu-system-x86_64".
 	QEMU string
-	// Timeout bounds the probe; a vCPU that does not end the firmware in time does not work.
-	// Default 10 s. The firmware takes a tenth of a second.
+	// Timeout bounds the probe of each; a vCPU that does not end the firmware in time does not
+	// work. Default 10 s. The firmware takes a tenth of a second.
 	Timeout time.Duration
 	// Log defaults to slog.Default.
 	Log *slog.Logger
@@ -60,25 +71,30 @@ func Detect(ctx context.Context, cfg Config) (domain.Accel, error) {
 	if answer, ok := readCache(cache); ok {
 		return answer, nil
 	}
-	for _, a := range []domain.Accel{domain.KVM, domain.TCG} {
-		err := probe(ctx, cfg, a)
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		if err == nil {
-			cfg.Log.Info("accelerator chosen", "accel", a)
-			return a, writeCache(cache, a)
-		}
-		if a == domain.TCG {
-			return "", err
-		}
-		cfg.Log.Warn("KVM does not run a vCPU; machines are emulated", "error", err)
+	begin := time.Now()
+	tcgErr := probe(ctx, cfg, domain.TCG, cfg.Timeout)
+	timeout := cfg.Timeout
+	if tcgErr == nil {
+		timeout = min(timeout, max(kvmLeast, kvmSlower*time.Since(begin)))
 	}
-	panic("unreachable")
+	kvmErr := probe(ctx, cfg, domain.KVM, timeout)
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	answer := domain.KVM
+	switch {
+	case kvmErr != nil && tcgErr != nil:
+		return "", errors.Join(kvmErr, tcgErr)
+	case kvmErr != nil:
+		answer = domain.TCG
+		cfg.Log.Warn("KVM does not run a vCPU; machines are emulated", "error", kvmErr)
+	}
+	cfg.Log.Info("accelerator chosen", "accel", answer)
+	return answer, writeCache(cache, answer)
 }
 
 // probe runs the firmware under one accelerator.
-func probe(ctx context.Context, cfg Config, a domain.Accel) error {
+func probe(ctx context.Context, cfg Config, a domain.Accel, timeout time.Duration) error {
 	dir, err := os.MkdirTemp("", "ingot-accel-")
 	if err != nil {
 		return fmt.Errorf("make probe directory: %w", err)
@@ -88,7 +104,7 @@ func probe(ctx context.Context, cfg Config, a domain.Accel) error {
 	if err := os.WriteFile(rom, image(), 0o600); err != nil {
 		return fmt.Errorf("write probe firmware: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, cfg.QEMU, "-accel", string(a), "-machine", "q35", "-m", "64",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-bios", rom,
@@ -100,7 +116,7 @@ func probe(ctx context.Context, cfg Config, a domain.Accel) error {
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("probe %s: the vCPU did not finish within %s", a, cfg.Timeout)
+		return fmt.Errorf("probe %s: the vCPU did not finish within %s", a, timeout)
 	case errors.As(err, &exit) && exit.ExitCode() == passed:
 		return nil
 	default:
@@ -131,7 +147,11 @@ func readCache(path string) (domain.Accel, bool) {
 		return "", false
 	}
 	a := domain.Accel(data)
-	return a, a == domain.KVM || a == domain.TCG
+	if a == domain.TCG {
+		info, err := os.Stat(path)
+		return a, err == nil && time.Since(info.ModTime()) < doubtAfter
+	}
+	return a, a == domain.KVM
 }
 
 // writeCache replaces the answers of earlier boots.

@@ -36,7 +36,7 @@ func TestFirmwareMatchesItsSource(t *testing.T) {
 
 func TestEmulationRunsTheFirmware(t *testing.T) {
 	need.Commands(t, "qemu-system-x86_64")
-	err := probe(context.Background(), Config{QEMU: "qemu-system-x86_64", Timeout: time.Minute}, domain.TCG)
+	err := probe(context.Background(), Config{QEMU: "qemu-system-x86_64"}, domain.TCG, time.Minute)
 	if err != nil {
 		t.Error(err)
 	}
@@ -76,5 +76,27 @@ func TestDetect(t *testing.T) {
 				t.Errorf("second Detect() = %q, %v; want the cached %q", cached, err, test.want)
 			}
 		})
+	}
+}
+
+func TestAnAnswerAgainstKVMIsDoubtedAfterAWhile(t *testing.T) {
+	for _, test := range []struct {
+		cached domain.Accel
+		holds  bool
+	}{{domain.KVM, true}, {domain.TCG, false}} {
+		path := filepath.Join(t.TempDir(), "accel")
+		if err := writeCache(path, test.cached); err != nil {
+			t.Fatal(err)
+		}
+		if a, ok := readCache(path); !ok || a != test.cached {
+			t.Errorf("fresh answer %s is read as %q, %t", test.cached, a, ok)
+		}
+		old := time.Now().Add(-doubtAfter)
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+		if a, ok := readCache(path); ok != test.holds {
+			t.Errorf("old answer %s is read as %q, %t", test.cached, a, ok)
+		}
 	}
 }
