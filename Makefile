@@ -59,5 +59,6 @@ setup: ## install the packages that are missing; needs root only if there are an
 		--home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu
 	@[ -d /var/log/libvirt ] || install -d -m 0755 /var/log/libvirt
 
-clean: ## remove what was built
+clean: ## end a demo that was left up, remove what was built
+	@[ ! -x bin/demo ] || bin/demo stop
 	rm -rf bin .demo bench.json

@@ -13,18 +13,18 @@ import (
 	"time"
 )
 
-// pidsFile lists the processes that hold a demo which was left running, the spine's first, each
-// with the time it started, so that a pid used anew is not taken for it.
+// pidsFile lists the processes that hold a demo, the spine's first, each with the time it started,
+// so that a pid used anew is not taken for it.
 const pidsFile = "pids"
 
-// claim makes the demo's folder, if no demo that was left running lives there.
+// claim makes the demo's folder, if no demo lives there.
 func claim(dir string) error {
 	held, err := holders(dir)
 	if err != nil {
 		return err
 	}
 	if len(held) > 0 {
-		return fmt.Errorf("a demo is still up in %s: end it with `bin/demo stop`", dir)
+		return fmt.Errorf("a demo is up in %s: end it with `bin/demo stop`", dir)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -32,23 +32,25 @@ func claim(dir string) error {
 	return os.MkdirAll(dir, 0o755)
 }
 
-// leave lets everything run on and tells how to look around and how to end it.
-func (s *story) leave(out io.Writer) error {
+// hold writes pidsFile: from then on the folder is taken, and the demo can be stopped.
+func (s *story) hold() error {
 	var text strings.Builder
-	pids := s.cloud.Fabric.Pids()
-	for _, pid := range pids {
+	for _, pid := range s.cloud.Fabric.Pids() {
 		start, err := startTime(pid)
 		if err != nil {
 			return err
 		}
 		fmt.Fprintln(&text, pid, start)
 	}
-	if err := os.WriteFile(filepath.Join(s.cfg.dir, pidsFile), []byte(text.String()), 0o644); err != nil {
-		return err
-	}
+	return os.WriteFile(filepath.Join(s.cfg.dir, pidsFile), []byte(text.String()), 0o644)
+}
+
+// leave lets everything run on and tells how to look around and how to end it.
+func (s *story) leave(out io.Writer) error {
 	if err := s.cloud.Fabric.Detach(); err != nil {
 		return err
 	}
+	pids := s.cloud.Fabric.Pids()
 	bin, err := filepath.Abs(s.cfg.bin)
 	if err != nil {
 		return err
@@ -75,7 +77,7 @@ Everything is left running. To look around:
 	return nil
 }
 
-// stop ends a demo that was left running.
+// stop ends the demo in dir, if there is one, and removes the folder.
 func stop(dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

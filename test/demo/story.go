@@ -135,7 +135,10 @@ func (s *story) layFabric(context.Context) (err error) {
 	s.cloud, err = cloud.New(cloud.Config{
 		Bin: s.cfg.bin, Images: s.images(), Fabric: lab.FabricConfig{Hosts: 2, Dir: s.cfg.dir},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.hold()
 }
 
 // waitPools applies the machine class alone, as an operator does once, and waits until the

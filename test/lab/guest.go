@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"time"
 )
 
@@ -29,14 +30,14 @@ type GuestResult struct {
 	ExitCode int
 }
 
-// WaitReady waits until the guest agent answers.
+// WaitReady waits until the guest agent answers. It gives up when the host is gone.
 func (g Guest) WaitReady(ctx context.Context) error {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		err := g.agent(ctx, "guest-ping", nil, nil)
-		if err == nil {
-			return nil
+		if virsh := new(exec.ExitError); !errors.As(err, &virsh) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
