@@ -45,7 +45,7 @@ type Agent struct {
 	lock       *os.File
 	dataplane  *dataplane.Manager
 	network    *network.Network
-	speaker    *routing.Speaker
+	speaker    *routing.Speaker // nil on the only host of a cloud
 	hypervisor *libvirt.Hypervisor
 	machines   *machine.Server
 	irictl     *grpc.ClientConn
@@ -145,6 +145,9 @@ func (a *Agent) openView() (err error) {
 }
 
 func (a *Agent) openRouting() error {
+	if a.cfg.BGP.off() {
+		return nil
+	}
 	cfg, err := a.cfg.routing()
 	if err != nil {
 		return err
@@ -203,8 +206,12 @@ func (a *Agent) poollet() *poollet.Poollet {
 func (a *Agent) Run(ctx context.Context) error {
 	g := group.New(ctx)
 	g.Go("dataplane", a.dataplane.Run)
-	g.Go("routing", a.speaker.Run)
-	g.Go("network", func(ctx context.Context) error { return a.network.Run(ctx, a.speaker) })
+	if a.speaker != nil {
+		g.Go("routing", a.speaker.Run)
+		g.Go("network", func(ctx context.Context) error { return a.network.Run(ctx, a.speaker) })
+	} else {
+		g.Go("network", func(ctx context.Context) error { return a.network.Run(ctx, network.Alone()) })
+	}
 	g.Go("libvirt", a.hypervisor.Run)
 	g.Go("machines", a.machines.Run)
 	g.Go("iri socket", func(ctx context.Context) error { return a.machines.Serve(ctx, a.cfg.Socket) })

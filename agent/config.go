@@ -35,7 +35,7 @@ type Config struct {
 	DNS []netip.Addr `json:"dns,omitempty"`
 
 	Underlay Underlay `json:"underlay"`
-	BGP      BGP      `json:"bgp"`
+	BGP      BGP      `json:"bgp,omitempty"`
 	Machines Machines `json:"machines,omitempty"`
 }
 
@@ -51,7 +51,7 @@ type Underlay struct {
 	Receive string `json:"receive,omitempty"`
 }
 
-// BGP is the speaker.
+// BGP is the speaker. A host that is the only one of its cloud needs none: leave the section out.
 type BGP struct {
 	// ASN is shared with the reflectors; 1 to 65535.
 	ASN uint32 `json:"asn"`
@@ -168,7 +168,13 @@ func (u Underlay) validate(faults *fault.Fields) {
 	}
 }
 
+// off says that the host has no neighbours in the fabric.
+func (b BGP) off() bool { return b.ASN == 0 && !b.RouterID.IsValid() && len(b.Reflectors) == 0 }
+
 func (b BGP) validate(faults *fault.Fields) {
+	if b.off() {
+		return
+	}
 	if b.ASN == 0 || b.ASN > 65535 {
 		faults.Add("bgp.asn", "%d: want 1 to 65535", b.ASN)
 	}
@@ -176,7 +182,7 @@ func (b BGP) validate(faults *fault.Fields) {
 		faults.Add("bgp.routerID", "want an IPv4 address that is unique in the fabric")
 	}
 	if len(b.Reflectors) == 0 {
-		faults.Add("bgp.reflectors", "required: at least one")
+		faults.Add("bgp.reflectors", "required: at least one; or leave bgp out on the only host of a cloud")
 	}
 	for i, r := range b.Reflectors {
 		if !r.Address.IsValid() {

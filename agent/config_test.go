@@ -48,6 +48,14 @@ func TestReserveOfCPUsLeavesThatOfMemory(t *testing.T) {
 	}
 }
 
+func TestOnlyHostNeedsNoBGP(t *testing.T) {
+	text, _, _ := strings.Cut(goodConfig, "bgp:")
+	c, err := load(t, text)
+	if err != nil || !c.BGP.off() {
+		t.Errorf("got %+v, %v", c.BGP, err)
+	}
+}
+
 func TestConfigurationFaultsNameTheField(t *testing.T) {
 	for _, tt := range []struct{ name, from, to, want string }{
 		{"no host", "host: host-a", "", "host: required"},

@@ -50,7 +50,10 @@ func (a *Agent) healthz(w http.ResponseWriter, _ *http.Request) {
 	if !a.hypervisor.Connected() {
 		answer.Healthy, answer.Libvirt = false, "away"
 	}
-	if routing := a.speaker.Status(); !routing.Synced {
+	switch {
+	case a.speaker == nil:
+		answer.BGP = "none (only host)"
+	case !a.speaker.Status().Synced:
 		answer.BGP = "no full table yet"
 	}
 	switch {

@@ -65,13 +65,15 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 			counter(portDrops, n, p.PortID, reason)
 		}
 	}
-	routing := m.a.speaker.Status()
-	gauge(bgpAnnounced, float64(routing.Announced))
-	for _, s := range routing.Sessions {
-		up := s.State == "Established" || s.State == "Synced"
-		gauge(bgpSession, truth(up), s.Reflector.String())
-		gauge(bgpRoutes, float64(s.RoutesIn), s.Reflector.String())
-		counter(bgpFlaps, s.Flaps, s.Reflector.String())
+	if m.a.speaker != nil {
+		routing := m.a.speaker.Status()
+		gauge(bgpAnnounced, float64(routing.Announced))
+		for _, s := range routing.Sessions {
+			up := s.State == "Established" || s.State == "Synced"
+			gauge(bgpSession, truth(up), s.Reflector.String())
+			gauge(bgpRoutes, float64(s.RoutesIn), s.Reflector.String())
+			counter(bgpFlaps, s.Flaps, s.Reflector.String())
+		}
 	}
 	gauge(libvirtUp, truth(m.a.hypervisor.Connected()))
 	if m.a.view == nil {
