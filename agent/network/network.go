@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/dataplane"
@@ -198,8 +199,9 @@ func (n *Network) Run(ctx context.Context, speaker Speaker) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.changed:
-			if err := n.announce(ctx, speaker); err != nil {
+			if err := n.announce(ctx, speaker); err != nil && ctx.Err() == nil {
 				n.log.Error("announce ports", "error", err)
+				time.AfterFunc(retryRoutes, n.signal)
 			}
 		case <-synced:
 			synced = nil

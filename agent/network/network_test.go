@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -211,10 +212,19 @@ func TestNoTwoPortsShareAnUnderlayAddress(t *testing.T) {
 type fakeSpeaker struct {
 	told   chan []routing.Announcement
 	synced chan struct{}
+	refuse chan error // answered, in turn, instead
 }
 
-func (s fakeSpeaker) Announce(_ context.Context, all []routing.Announcement) error {
-	s.told <- all
+func (s fakeSpeaker) Announce(ctx context.Context, all []routing.Announcement) error {
+	select {
+	case err := <-s.refuse:
+		return err
+	default:
+	}
+	select {
+	case s.told <- all:
+	case <-ctx.Done():
+	}
 	return nil
 }
 func (fakeSpeaker) Import([]uint32)           {}
@@ -262,6 +272,41 @@ func TestRefusedRoutesAreTriedAgain(t *testing.T) {
 	n.routes.again(t.Context())
 	if diff := cmp.Diff("route 7 10.0.0.1/32 via fd00:10:0:2::1", dp.String()); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
+	}
+}
+
+func TestRoutesOfALeftNetworkAreRemovedInTheEnd(t *testing.T) {
+	dp := newFake()
+	n := testNetwork(dp, nil)
+	n.routes.host(t.Context(), []uint32{7})
+	n.Learn([]routing.RouteUpdate{route(7, "10.0.0.1/32", "fd00:10:0:2::1")})
+	dp.broken = fault.Unavailable
+	n.Learn([]routing.RouteUpdate{route(7, "10.0.0.2/32", "fd00:10:0:2::2")})
+	n.routes.host(t.Context(), nil)
+	dp.broken = nil
+	n.routes.again(t.Context())
+	if got := dp.String(); got != "" {
+		t.Errorf("routes of a network without ports remain:\n%s", got)
+	}
+}
+
+func TestRefusedAnnouncementIsTriedAgain(t *testing.T) {
+	dp := newFake()
+	dp.ports["m1/eth0"] = dataplane.PortSpec{ID: "m1/eth0", VNI: 7, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.5")}}
+	speaker := fakeSpeaker{told: make(chan []routing.Announcement), synced: make(chan struct{}), refuse: make(chan error, 1)}
+	speaker.refuse <- fault.Unavailable
+	n := testNetwork(dp, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- n.Run(ctx, speaker) }()
+	select {
+	case <-speaker.told:
+	case <-time.After(time.Minute):
+		t.Error("ports are not announced again after the speaker refused them")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

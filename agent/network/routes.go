@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,7 +12,7 @@ import (
 	"ingot/routing"
 )
 
-// retryRoutes is how long to wait before routes that the dataplane refused are tried again.
+// retryRoutes is how long to wait before what the dataplane or the speaker refused is tried again.
 const retryRoutes = time.Second
 
 // A routeTable carries routes from the speaker to the dataplane.
@@ -26,6 +27,8 @@ type routeTable struct {
 	// failed is what the dataplane did not take.
 	failed map[routing.RouteKey]dataplane.Route
 	hosted []uint32
+	// left are networks without ports here whose routes the dataplane could not remove.
+	left map[uint32]bool
 	// unsettled says that the table is complete and the dataplane could not be told so.
 	unsettled bool
 }
@@ -34,7 +37,7 @@ func newRouteTable(dp Dataplane, log *slog.Logger) routeTable {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	return routeTable{dataplane: dp, log: log, timer: timer,
-		told: map[routing.RouteKey]dataplane.Route{}, failed: map[routing.RouteKey]dataplane.Route{}}
+		told: map[routing.RouteKey]dataplane.Route{}, failed: map[routing.RouteKey]dataplane.Route{}, left: map[uint32]bool{}}
 }
 
 func (t *routeTable) learn(ctx context.Context, updates []routing.RouteUpdate) {
@@ -81,6 +84,9 @@ func (t *routeTable) again(ctx context.Context) {
 	if len(routes) > 0 {
 		t.apply(ctx, routes)
 	}
+	for vni := range t.left {
+		t.leave(ctx, vni)
+	}
 	if t.unsettled {
 		t.settleLocked(ctx)
 	}
@@ -94,16 +100,29 @@ func (t *routeTable) host(ctx context.Context, vnis []uint32) {
 		if slices.Contains(vnis, vni) {
 			continue
 		}
-		for key := range t.told {
-			if key.VNI == vni {
-				delete(t.told, key)
-			}
-		}
-		if err := t.dataplane.SyncRoutes(ctx, vni, nil); err != nil {
-			t.log.Error("remove routes", "vni", vni, "error", err)
+		of := func(key routing.RouteKey, _ dataplane.Route) bool { return key.VNI == vni }
+		maps.DeleteFunc(t.told, of)
+		maps.DeleteFunc(t.failed, of)
+		t.leave(ctx, vni)
+	}
+	for _, vni := range vnis {
+		if t.left[vni] { // the last chance: its new routes are told after this
+			t.leave(ctx, vni)
+			delete(t.left, vni)
 		}
 	}
 	t.hosted = vnis
+}
+
+// leave removes the routes of a network without ports here; t.mu is held.
+func (t *routeTable) leave(ctx context.Context, vni uint32) {
+	if err := t.dataplane.SyncRoutes(ctx, vni, nil); err != nil {
+		t.log.Error("remove routes", "vni", vni, "error", err)
+		t.left[vni] = true
+		t.timer.Reset(retryRoutes)
+		return
+	}
+	delete(t.left, vni)
 }
 
 // settle removes routes from before the start that nobody has told again: the table is complete now.
