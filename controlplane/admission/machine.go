@@ -138,6 +138,13 @@ func (c *check) tolerations(list []*v1alpha1.Toleration) {
 func (c *check) volumes(spec *v1alpha1.MachineSpec) {
 	names, devices := seen{}, seen{}
 	c.image("spec.image", spec.Image)
+	n := len(spec.Volumes)
+	if spec.Image != "" {
+		n++
+	}
+	if n > machine.MaxVolumes {
+		c.add("spec.volumes", "%d disks; a machine has %d at most", n, machine.MaxVolumes)
+	}
 	for i, v := range spec.Volumes {
 		at := index("spec.volumes", i)
 		c.label(at+".name", v.Name)

@@ -17,6 +17,12 @@ const DefaultIgnitionKey = "ignition.yaml"
 // RootVolume is the name of the disk that a machine's image shorthand stands for.
 const RootVolume = "root"
 
+// sector is what disks are made of, in bytes; sizes are rounded up to whole ones.
+const sector = 512
+
+// MaxVolumes is how many disks a host gives a machine.
+const MaxVolumes = 26
+
 // A Volume is a local disk of a machine with everything filled in.
 type Volume struct {
 	Name   string
@@ -49,7 +55,8 @@ func Volumes(m *v1alpha1.MachineSpec) ([]Volume, error) {
 		if err != nil || q.Sign() <= 0 {
 			return nil, fmt.Errorf("size %q of volume %q is not a positive quantity", size, v.GetName())
 		}
-		out[i] = Volume{Name: v.GetName(), Device: v.GetDevice(), Bytes: uint64(q.Value()), Image: v.GetLocalDisk().GetImage()}
+		bytes := (uint64(q.Value()) + sector - 1) / sector * sector
+		out[i] = Volume{Name: v.GetName(), Device: v.GetDevice(), Bytes: bytes, Image: v.GetLocalDisk().GetImage()}
 		if out[i].Device == "" {
 			out[i].Device = freeDevice(taken)
 			taken[out[i].Device] = true

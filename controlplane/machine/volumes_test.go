@@ -21,7 +21,7 @@ func TestVolumesAreFilledIn(t *testing.T) {
 		{"the image is the root disk", &v1alpha1.MachineSpec{Image: "i", Volumes: []*v1alpha1.MachineVolume{disk("data", "", "1Gi", "")}},
 			[]Volume{{"root", "oda", 10 << 30, "i"}, {"data", "odb", 1 << 30, ""}}},
 		{"devices that are given stay", &v1alpha1.MachineSpec{Volumes: []*v1alpha1.MachineVolume{disk("a", "", "1M", "x"), disk("b", "oda", "2M", ""), disk("c", "", "3M", "")}},
-			[]Volume{{"a", "odb", 1e6, "x"}, {"b", "oda", 2e6, ""}, {"c", "odc", 3e6, ""}}},
+			[]Volume{{"a", "odb", 1954 * 512, "x"}, {"b", "oda", 3907 * 512, ""}, {"c", "odc", 5860 * 512, ""}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := Volumes(tc.spec)

@@ -16,6 +16,14 @@ import (
 // Priority of all rules: NetworkPolicies only allow, so their order never matters.
 const Priority = 1000
 
+const (
+	// maxRules and maxPeers bound what one interface gets in one direction: what a host can load,
+	// and what fits into a message to it. Without them, a tenant could write policies that keep a
+	// host from hearing of anything.
+	maxRules = 1 << 14
+	maxPeers = 1 << 17 // over all rules
+)
+
 // A Policy is a NetworkPolicy by name.
 type Policy struct {
 	Name string
@@ -61,13 +69,17 @@ func Compile(policies []Policy, members []Member) Result {
 	}
 	for _, m := range members {
 		c := &v1alpha1.CompiledPolicySpec{InterfaceUid: m.UID, Ingress: &v1alpha1.CompiledRuleSet{}, Egress: &v1alpha1.CompiledRuleSet{}}
+		var inPeers, outPeers int
 		for i, p := range policies {
 			if !labels.Matches(p.Spec.GetNetworkInterfaceSelector(), m.Labels) {
 				continue
 			}
 			r.Policies[i].Selected++
-			parts[i].ingress.addTo(c.Ingress)
-			parts[i].egress.addTo(c.Egress)
+			in, out := parts[i].ingress.addTo(c.Ingress, &inPeers), parts[i].egress.addTo(c.Egress, &outPeers)
+			if r.Policies[i].Fault == nil && !(in && out) {
+				r.Policies[i].Fault = fmt.Errorf("interface %s would have more than %d rules or %d peers in one direction: what this policy allows is left out there",
+					m.Name, maxRules, maxPeers)
+			}
 		}
 		r.Compiled = append(r.Compiled, c)
 	}
@@ -80,11 +92,27 @@ type part struct{ ingress, egress direction }
 type direction struct {
 	enforced bool
 	rules    []*v1alpha1.CompiledRule
+	peers    int // of all rules
 }
 
-func (d direction) addTo(set *v1alpha1.CompiledRuleSet) {
+// addTo reports false when there is no room; the direction is enforced all the same. peers counts
+// those of set.
+func (d direction) addTo(set *v1alpha1.CompiledRuleSet, peers *int) bool {
 	set.Enforced = set.Enforced || d.enforced
+	if len(set.Rules)+len(d.rules) > maxRules || *peers+d.peers > maxPeers {
+		return false
+	}
 	set.Rules = append(set.Rules, d.rules...)
+	*peers += d.peers
+	return true
+}
+
+// add appends rules.
+func (d *direction) add(rules []*v1alpha1.CompiledRule) {
+	d.rules = append(d.rules, rules...)
+	for _, r := range rules {
+		d.peers += len(r.Peers)
+	}
 }
 
 func compilePolicy(p Policy, members []Member) (part, error) {
@@ -105,7 +133,7 @@ func compilePolicy(p Policy, members []Member) (part, error) {
 			id := fmt.Sprintf("%s/ingress/%d", p.Name, i)
 			rules, err := compileRule(id, rule.GetPorts(), rule.GetFrom(), members)
 			note(id, err)
-			out.ingress.rules = append(out.ingress.rules, rules...)
+			out.ingress.add(rules)
 		}
 	}
 	if egress {
@@ -113,7 +141,7 @@ func compilePolicy(p Policy, members []Member) (part, error) {
 			id := fmt.Sprintf("%s/egress/%d", p.Name, i)
 			rules, err := compileRule(id, rule.GetPorts(), rule.GetTo(), members)
 			note(id, err)
-			out.egress.rules = append(out.egress.rules, rules...)
+			out.egress.add(rules)
 		}
 	}
 	if len(faults) > 0 {
@@ -183,6 +211,9 @@ func compilePeers(peers []*v1alpha1.NetworkPolicyPeer, members []Member) ([]stri
 				return nil, err
 			}
 			set = append(set, cidr.Subtract(from, except)...)
+			if len(set) > maxPeers {
+				return nil, fmt.Errorf("ipBlocks with their exceptions make more than %d blocks", maxPeers)
+			}
 		default:
 			return nil, fmt.Errorf("peer has neither objectSelector nor ipBlock")
 		}

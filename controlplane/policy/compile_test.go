@@ -161,3 +161,39 @@ func TestOrderOfInputDoesNotChangeTheRules(t *testing.T) {
 		}
 	})
 }
+
+func TestPolicyTooLargeForAHostAllowsNothing(t *testing.T) {
+	var ports []*v1alpha1.NetworkPolicyPort
+	for i := range maxRules {
+		ports = append(ports, port("TCP", uint32(i+1), 0))
+	}
+	var except []string
+	for i := range 2048 {
+		except = append(except, fmt.Sprintf("fd00:%x::1/128", i))
+	}
+	many := &v1alpha1.NetworkPolicySpec{Ingress: []*v1alpha1.NetworkPolicyRule{{Ports: ports}}}
+	for _, tc := range []struct {
+		name     string
+		policies []Policy
+		fault    string
+		rules    int
+	}{
+		{"as many as fit", []Policy{{"a", many}}, "", maxRules},
+		{"too many rules of two policies", []Policy{{"a", many}, {"b", many}}, "more than 16384 rules", maxRules},
+		{"too many peers", []Policy{{"b", &v1alpha1.NetworkPolicySpec{Ingress: []*v1alpha1.NetworkPolicyRule{
+			{Ports: ports[:10], From: []*v1alpha1.NetworkPolicyPeer{block("::/0", except[:256]...)}}}}}}, "131072 peers", 0},
+		{"too many exceptions", []Policy{{"b", &v1alpha1.NetworkPolicySpec{Ingress: []*v1alpha1.NetworkPolicyRule{
+			{From: []*v1alpha1.NetworkPolicyPeer{block("::/0", except...)}}}}}}, "more than 131072 blocks", 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := Compile(tc.policies, []Member{member("m", "")})
+			if got := len(r.Compiled[0].Ingress.Rules); got != tc.rules || !r.Compiled[0].Ingress.Enforced {
+				t.Errorf("%d rules, enforced %v; want %d, enforced", got, r.Compiled[0].Ingress.Enforced, tc.rules)
+			}
+			fault := r.Policies[len(r.Policies)-1].Fault
+			if got := fmt.Sprint(fault); tc.fault == "" && fault != nil || !strings.Contains(got, tc.fault) && tc.fault != "" {
+				t.Errorf("fault %v, want %q", fault, tc.fault)
+			}
+		})
+	}
+}
