@@ -67,10 +67,12 @@ func TestUnreachableHypervisorChangesNothing(t *testing.T) {
 		return conditions[len(conditions)-1].Status == "Unknown"
 	})
 	x.stop()
+	w.ports.forget()
 	x = newWire(t, w) // blind from its first moment
 	if m := x.get(id); m.Status.State != running {
 		t.Errorf("unreachable is reported as %v", m.Status.State)
 	}
+	x.await("port, which needs no hypervisor", func() bool { return len(w.ports.names()) > 0 })
 	w.hypervisor.SetUnavailable(false)
 	x.awaitState(id, running)
 	if n := w.hypervisor.Starts(id); n != 1 {

@@ -93,6 +93,10 @@ func (s *Server) pass(ctx context.Context, e *entry) (time.Duration, error) {
 	e.note(func(sn *seen) { sn.generation = r.Metadata.GetGeneration() })
 	h, err := s.ask(ctx, e)
 	if err != nil {
+		// The ports of a machine that has been made go on without the hypervisor, and so do their rules.
+		if len(r.Ports) > 0 && !r.deleting() {
+			err = errors.Join(err, s.ensurePorts(ctx, e, r))
+		}
 		return 0, err
 	}
 	if err := s.settle(e, r, h); err != nil {

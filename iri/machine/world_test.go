@@ -196,6 +196,13 @@ func (p *fakePorts) fail(err error) {
 	p.err = err
 }
 
+// forget is a restart of who has the ports.
+func (p *fakePorts) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.open)
+}
+
 func (p *fakePorts) names() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
