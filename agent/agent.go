@@ -35,7 +35,7 @@ import (
 	"ingot/runtime/store"
 	"ingot/runtime/store/bolt"
 	"ingot/runtime/store/seal"
-	"ingot/version"
+	"ingot/runtime/version"
 )
 
 // An Agent is one host's daemon.

@@ -15,6 +15,7 @@ import (
 	"ingot/iri/machine"
 	"ingot/routing"
 	"ingot/runtime/fault"
+	"ingot/runtime/version"
 )
 
 // Config is the file of an agent. Durations and sizes are written as 5s and 2Gi.
@@ -72,6 +73,9 @@ type Reflector struct {
 	PasswordFile string `json:"passwordFile,omitempty"`
 	// MaxHops turns on GTSM (RFC 5082).
 	MaxHops uint8 `json:"maxHops,omitempty"`
+	// RouteTargetConstraint asks for the routes of this host's networks only (RFC 4684). Not for FRR,
+	// which closes the session.
+	RouteTargetConstraint bool `json:"routeTargetConstraint,omitempty"`
 }
 
 // Machines is how machines run.
@@ -223,7 +227,8 @@ func (c Config) routing() (routing.Config, error) {
 	out := routing.Config{ASN: c.BGP.ASN, RouterID: c.BGP.RouterID, LocalAddress: c.BGP.LocalAddress,
 		NextHopPrefix: c.Underlay.Prefix, UnderlaySupernet: c.Underlay.Supernet, ListenPort: -1}
 	for _, r := range c.BGP.Reflectors {
-		reflector := routing.Reflector{Address: r.Address, Port: r.Port, ASN: c.BGP.ASN, MaxHops: r.MaxHops}
+		reflector := routing.Reflector{Address: r.Address, Port: r.Port, ASN: c.BGP.ASN,
+			MaxHops: r.MaxHops, RouteTargetConstraint: r.RouteTargetConstraint}
 		if r.PasswordFile != "" {
 			key, err := os.ReadFile(r.PasswordFile)
 			if err != nil {
@@ -244,7 +249,7 @@ func trimNewline(b []byte) []byte {
 }
 
 func (c Config) machine() machine.Config {
-	out := machine.Config{Dir: filepath.Join(c.StateDir, "machines"),
+	out := machine.Config{Dir: filepath.Join(c.StateDir, "machines"), Version: version.Semantic(),
 		CPUOvercommit: c.Machines.CPUOvercommit, RestartGuestPoweroff: c.Machines.RestartGuestPoweroff}
 	cpu, memory := c.Machines.Reserve["cpu"], c.Machines.Reserve["memory"]
 	out.Reserve = machine.Resources{CPUs: cpu.Value(), MemoryBytes: memory.Value()}

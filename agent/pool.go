@@ -22,7 +22,7 @@ import (
 	"ingot/iri/machine/domain"
 	"ingot/runtime/fault"
 	"ingot/runtime/store"
-	"ingot/version"
+	"ingot/runtime/version"
 )
 
 // reportEvery is the host's heartbeat.

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/agent"
-	"ingot/version"
+	"ingot/runtime/version"
 )
 
 func command() *cobra.Command {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ingot/version"
+	"ingot/runtime/version"
 )
 
 func main() {

@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ingot/controlplane"
-	"ingot/version"
+	"ingot/runtime/version"
 )
 
 // defaultDir holds keys and state.

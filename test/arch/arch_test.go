@@ -13,21 +13,21 @@ import (
 // layers says which parts of the module a part may import besides itself. Test files may import
 // ingot/test too. A prefix covers the folders below it; the longest prefix decides.
 var layers = map[string][]string{
-	"ingot/version":      {},
+	"ingot/runtime/version":      {},
 	"ingot/runtime":      {},
 	"ingot/dataplane":    {"ingot/runtime"},
 	"ingot/routing":      {"ingot/runtime"},
-	"ingot/iri":          {"ingot/runtime", "ingot/version"},
-	"ingot/controlplane": {"ingot/runtime", "ingot/iri", "ingot/version"},
+	"ingot/iri":          {"ingot/runtime", "ingot/runtime/version"},
+	"ingot/controlplane": {"ingot/runtime", "ingot/iri", "ingot/runtime/version"},
 	"ingot/controlplane/api": {
 		"ingot/runtime", "ingot/controlplane/pki",
 	},
 	"ingot/agent": {
-		"ingot/runtime", "ingot/dataplane", "ingot/routing", "ingot/iri", "ingot/version",
+		"ingot/runtime", "ingot/dataplane", "ingot/routing", "ingot/iri", "ingot/runtime/version",
 		"ingot/controlplane/api", "ingot/controlplane/pki",
 	},
 	"ingot/cmd": {
-		"ingot/runtime", "ingot/dataplane", "ingot/routing", "ingot/iri", "ingot/version",
+		"ingot/runtime", "ingot/dataplane", "ingot/routing", "ingot/iri", "ingot/runtime/version",
 		"ingot/controlplane", "ingot/agent",
 	},
 	"ingot/test": {"ingot"},

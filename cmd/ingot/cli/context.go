@@ -14,7 +14,7 @@ import (
 	"ingot/controlplane/api/client"
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/runtime/fault"
-	"ingot/version"
+	"ingot/runtime/version"
 )
 
 // contexts is the directory of a user's context files: one NAME.yaml each, and the file "current"

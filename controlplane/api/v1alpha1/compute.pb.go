@@ -265,7 +265,7 @@ type MachinePoolStatus struct {
 	Conditions              []*Condition   `protobuf:"bytes,2,rep,name=conditions,proto3" json:"conditions,omitempty"`
 	AvailableMachineClasses []*LocalRef    `protobuf:"bytes,3,rep,name=available_machine_classes,json=availableMachineClasses,proto3" json:"available_machine_classes,omitempty"`
 	Addresses               []*PoolAddress `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	// Total resources for machines, the host's own reserve taken off: cpu, memory, disk, machines.
+	// Total resources for machines, the host's own reserve taken off: cpu, memory, disk.
 	Capacity map[string]string `protobuf:"bytes,5,rep,name=capacity,proto3" json:"capacity,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What is free of it.
 	Allocatable map[string]string `protobuf:"bytes,6,rep,name=allocatable,proto3" json:"allocatable,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -577,7 +577,7 @@ func (x *GuestConfig) GetHostname() string {
 	return ""
 }
 
-// MachineInterface attaches a NetworkInterface: exactly one of network_interface_ref and ephemeral.
+// MachineInterface attaches a NetworkInterface: exactly one of networkInterfaceRef and ephemeral.
 type MachineInterface struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Name                string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -737,7 +737,7 @@ func (x *NetworkInterfaceTemplate) GetSpec() *NetworkInterfaceSpec {
 	return nil
 }
 
-// MachineVolume attaches a disk: exactly one of local_disk and empty_disk.
+// MachineVolume attaches a disk: exactly one of localDisk and emptyDisk.
 type MachineVolume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`

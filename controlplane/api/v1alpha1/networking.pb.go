@@ -732,7 +732,7 @@ func (x *NetworkPolicyPort) GetEndPort() uint32 {
 	return 0
 }
 
-// NetworkPolicyPeer is exactly one of object_selector and ip_block.
+// NetworkPolicyPeer is exactly one of objectSelector and ipBlock.
 type NetworkPolicyPeer struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ObjectSelector *ObjectSelector        `protobuf:"bytes,1,opt,name=object_selector,json=objectSelector,proto3" json:"object_selector,omitempty"`

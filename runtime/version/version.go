@@ -1,7 +1,10 @@
 // Package version tells which build runs.
 package version
 
-import "runtime/debug"
+import (
+	"runtime/debug"
+	"strings"
+)
 
 // String is the module version, or the commit of a build from a checkout, "+dirty" when it had changes.
 func String() string {
@@ -24,4 +27,12 @@ func String() string {
 		}
 	}
 	return commit + dirty
+}
+
+// Semantic is String as a semantic version without the leading v: 0.0.0+<commit> for builds of no version.
+func Semantic() string {
+	if v, ok := strings.CutPrefix(String(), "v"); ok {
+		return v
+	}
+	return "0.0.0+" + strings.ReplaceAll(String(), "+", ".")
 }
