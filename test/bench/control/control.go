@@ -29,6 +29,7 @@ func Benches() []result.Bench {
 		{Names: []string{"control/api_to_packet_2_hosts_p50", "control/api_to_packet_2_hosts_p99",
 			"control/api_to_packet_p50", "control/api_to_packet_p99"}, Run: apiToPacket},
 		{Names: []string{"machine/apply_to_start", "machine/apply_to_start_overhead"}, Run: applyToStart},
+		{Names: []string{"control/placements"}, Run: placements},
 		{Names: []string{"control/list_25k"}, Run: list},
 		{Names: []string{"control/reconnect_1000"}, Run: reconnect},
 	}
