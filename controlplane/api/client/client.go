@@ -51,7 +51,8 @@ func dial(server string, creds credentials.TransportCredentials) (*grpc.ClientCo
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-			MinConnectTimeout: 5 * time.Second,
+			// When all hosts come at once, handshakes queue; giving up early would begin them anew.
+			MinConnectTimeout: 20 * time.Second,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage)),
 		grpc.WithUnaryInterceptor(unaryErrors),
