@@ -76,6 +76,7 @@ func (a *Agent) poolStatus(ctx context.Context) (*v1alpha1.MachinePoolStatus, er
 	}
 	s := &v1alpha1.MachinePoolStatus{
 		Capacity: quantities(total, used+available), Allocatable: quantities(free, available), AgentVersion: version.String(),
+		AcceptsAnyClass: true,
 		Addresses: []*v1alpha1.PoolAddress{{Type: "Hostname", Address: a.cfg.Host},
 			{Type: "Underlay", Address: a.cfg.Underlay.Prefix.String()}},
 	}

@@ -141,7 +141,15 @@ func (p *Poollet) find(ctx context.Context, uid string) (*iri.Machine, error) {
 }
 
 func (p *Poollet) create(ctx context.Context, want *v1alpha1.HostMachineSpec, interfaces []*v1alpha1.HostInterfaceSpec) (controller.Result, error) {
-	_, err := p.runtime.CreateMachine(ctx, &iri.CreateMachineRequest{Machine: desired(want, interfaces)})
+	known, err := p.offers(ctx, want.MachineClass)
+	if err != nil {
+		return controller.Result{}, err
+	}
+	if !known {
+		p.reporter.ReportMachine(waiting(want, "WaitingForClass", fmt.Sprintf("the runtime has not heard of class %q yet", want.MachineClass)))
+		return controller.Result{RequeueAfter: pollChanging / 3}, nil
+	}
+	_, err = p.runtime.CreateMachine(ctx, &iri.CreateMachineRequest{Machine: desired(want, interfaces)})
 	switch status.Code(err) {
 	case codes.OK:
 		return controller.Result{RequeueAfter: time.Millisecond}, nil
@@ -152,6 +160,21 @@ func (p *Poollet) create(ctx context.Context, want *v1alpha1.HostMachineSpec, in
 		return controller.Result{RequeueAfter: pollResting}, nil
 	}
 	return controller.Result{}, fmt.Errorf("create machine %s/%s: %w", want.Namespace, want.Name, err)
+}
+
+// offers asks the runtime for a class: the control plane's word of a new one and of its first machine
+// may reach this host at once.
+func (p *Poollet) offers(ctx context.Context, class string) (bool, error) {
+	reply, err := p.runtime.Status(ctx, &iri.StatusRequest{})
+	if err != nil {
+		return false, fmt.Errorf("ask runtime for its classes: %w", err)
+	}
+	for _, c := range reply.MachineClassStatus {
+		if c.GetMachineClass().GetName() == class {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // update makes the runtime's machine what it should be, as far as a machine can change.

@@ -38,11 +38,12 @@ type fakeRuntime struct {
 	created  int
 	failing  float64
 	refuse   codes.Code
+	classes  []string
 	random   *rand.Rand
 }
 
 func newRuntime() *fakeRuntime {
-	return &fakeRuntime{machines: map[string]*iri.Machine{}, random: rand.New(rand.NewPCG(1, 2))}
+	return &fakeRuntime{machines: map[string]*iri.Machine{}, classes: []string{"small"}, random: rand.New(rand.NewPCG(1, 2))}
 }
 
 func (f *fakeRuntime) fails() error {
@@ -63,6 +64,16 @@ func (f *fakeRuntime) ListMachines(_ context.Context, r *iri.ListMachinesRequest
 		reply.Machines = append(reply.Machines, proto.Clone(m).(*iri.Machine))
 	}
 	return reply, nil
+}
+
+func (f *fakeRuntime) Status(context.Context, *iri.StatusRequest, ...grpc.CallOption) (*iri.StatusResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	reply := &iri.StatusResponse{}
+	for _, class := range f.classes {
+		reply.MachineClassStatus = append(reply.MachineClassStatus, &iri.MachineClassStatus{MachineClass: &iri.MachineClass{Name: class}})
+	}
+	return reply, f.fails()
 }
 
 func (f *fakeRuntime) CreateMachine(_ context.Context, r *iri.CreateMachineRequest, _ ...grpc.CallOption) (*iri.CreateMachineResponse, error) {
@@ -256,6 +267,20 @@ func TestMachineWaitsForItsInterface(t *testing.T) {
 		if nic.NetworkId != "ingot://vni/7" || nic.Ips[0] != "10.0.0.5" {
 			t.Errorf("interface of the runtime is %v", nic)
 		}
+		w.stop()
+	})
+}
+
+func TestMachineWaitsForItsClass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.runtime.classes = nil
+		w.txn(store.Op{Type: store.Create, Resource: machineResource("a", nil)})
+		w.expect("without class", "", "a Pending WaitingForClass")
+		w.runtime.mu.Lock()
+		w.runtime.classes = []string{"small"}
+		w.runtime.mu.Unlock()
+		w.expect("with class", "a small POWER_ON generation 1", "a Running")
 		w.stop()
 	})
 }

@@ -103,6 +103,7 @@ func observe(parts [4]*resource.Resource) Pool {
 		for _, class := range status.GetAvailableMachineClasses() {
 			p.Classes[class.GetName()] = true
 		}
+		p.AnyClass = status.GetAcceptsAnyClass()
 		p.Capacity = quantities("capacity", status.GetCapacity())
 	}
 	if parts[3] != nil {

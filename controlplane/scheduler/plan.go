@@ -31,8 +31,9 @@ type Pool struct {
 	Taints []*v1alpha1.Taint
 	// NotReady says why the pool takes no machines now; empty when it does.
 	NotReady string
-	// Classes that the host offers.
+	// Classes that the host offers; AnyClass: all.
 	Classes  map[string]bool
+	AnyClass bool
 	Capacity Resources
 	// Used is what placements take of Capacity, running or not yet.
 	Used Resources
@@ -109,7 +110,7 @@ func filter(req Request, order []string, p *Pool) rejection {
 	if why, ok := req.Refused[p.Name]; ok {
 		return rejection{reason: "refused the machine: " + why}
 	}
-	if !p.Classes[req.Class] {
+	if !p.AnyClass && !p.Classes[req.Class] {
 		return rejection{reason: fmt.Sprintf("class %q not offered", req.Class)}
 	}
 	for _, name := range order {

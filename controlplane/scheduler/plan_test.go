@@ -73,6 +73,9 @@ func TestPlan(t *testing.T) {
 		{"pools that refused, are not ready or lack the class", small(func(r *Request) { r.Refused = map[string]string{"a": "no KVM"} }),
 			[]*Pool{pool("a", nil), pool("b", func(p *Pool) { p.NotReady = "offline" }), pool("c", func(p *Pool) { p.Classes = nil })},
 			Decision{"", "NoPoolFits", `0/3 pools fit: 1 class "small" not offered, 1 offline, 1 refused the machine: no KVM`}},
+		{"a pool that takes any class needs not have heard of it", small(nil),
+			[]*Pool{pool("a", func(p *Pool) { p.Classes = nil }), pool("b", func(p *Pool) { p.Classes, p.AnyClass = nil, true })},
+			Decision{"b", "Scheduled", `placed on pool "b"`}},
 		{"a resource the pool does not have", small(func(r *Request) { r.Resources["nvidia.com/gpu"] = 1 }), []*Pool{pool("a", nil)},
 			Decision{"", "NoPoolFits", "0/1 pools fit: 1 not enough nvidia.com/gpu (need 1, free 0)"}},
 	} {

@@ -13,12 +13,12 @@ import (
 // layers says which parts of the module a part may import besides itself. Test files may import
 // ingot/test too. A prefix covers the folders below it; the longest prefix decides.
 var layers = map[string][]string{
-	"ingot/runtime/version":      {},
-	"ingot/runtime":      {},
-	"ingot/dataplane":    {"ingot/runtime"},
-	"ingot/routing":      {"ingot/runtime"},
-	"ingot/iri":          {"ingot/runtime", "ingot/runtime/version"},
-	"ingot/controlplane": {"ingot/runtime", "ingot/iri", "ingot/runtime/version"},
+	"ingot/runtime/version": {},
+	"ingot/runtime":         {},
+	"ingot/dataplane":       {"ingot/runtime"},
+	"ingot/routing":         {"ingot/runtime"},
+	"ingot/iri":             {"ingot/runtime", "ingot/runtime/version"},
+	"ingot/controlplane":    {"ingot/runtime", "ingot/iri", "ingot/runtime/version"},
 	"ingot/controlplane/api": {
 		"ingot/runtime", "ingot/controlplane/pki",
 	},

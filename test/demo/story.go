@@ -91,7 +91,7 @@ func (s *story) tell(ctx context.Context) error {
 		{"start FRR's bgpd as route reflector", func(ctx context.Context) error { return s.cloud.StartReflector(ctx) }},
 		{"make the certificate authority, start ingot-control", func(ctx context.Context) error { return s.cloud.StartControl(ctx) }},
 		{"on each host start libvirtd and ingot-agent, join by a token", func(ctx context.Context) error { return s.cloud.StartHosts(ctx) }},
-		{"both hosts offer the machine class of the example", s.waitPools},
+		{"wait until both hosts offer themselves to the scheduler", s.waitPools},
 		{"ingot apply -f examples/two-machines", s.apply},
 		{"wait until both machines run, on different hosts", s.waitMachines},
 		{"wait until the guests booted and got addresses by DHCP", s.waitGuests},
@@ -141,23 +141,8 @@ func (s *story) layFabric(context.Context) (err error) {
 	return s.hold()
 }
 
-// waitPools applies the machine class alone, as an operator does once, and waits until the
-// scheduler may choose between both hosts for it.
 func (s *story) waitPools(ctx context.Context) error {
-	if _, err := s.cloud.Ingot(ctx, "apply", "-f", s.example("two-machines/class.yaml")); err != nil {
-		return err
-	}
 	if _, err := s.cloud.Ingot(ctx, "wait", "machinepool/host-1", "machinepool/host-2", "--for=Ready", "--timeout=60s"); err != nil {
-		return err
-	}
-	err := until(ctx, time.Minute, func() error {
-		out, err := s.cloud.Ingot(ctx, "get", "machinepools", "-o", "json")
-		if err == nil && strings.Count(out, `"availableMachineClasses"`) < len(s.cloud.Hosts) {
-			err = errors.New("not every host offers the class")
-		}
-		return err
-	})
-	if err != nil {
 		return err
 	}
 	out, err := s.cloud.Ingot(ctx, "get", "machinepools")

@@ -270,9 +270,12 @@ type MachinePoolStatus struct {
 	// What is free of it.
 	Allocatable map[string]string `protobuf:"bytes,6,rep,name=allocatable,proto3" json:"allocatable,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Version of the agent.
-	AgentVersion  string `protobuf:"bytes,7,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AgentVersion string `protobuf:"bytes,7,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	// The host takes every class that the control plane has: availableMachineClasses is what it has
+	// heard of so far.
+	AcceptsAnyClass bool `protobuf:"varint,8,opt,name=accepts_any_class,json=acceptsAnyClass,proto3" json:"accepts_any_class,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MachinePoolStatus) Reset() {
@@ -352,6 +355,13 @@ func (x *MachinePoolStatus) GetAgentVersion() string {
 		return x.AgentVersion
 	}
 	return ""
+}
+
+func (x *MachinePoolStatus) GetAcceptsAnyClass() bool {
+	if x != nil {
+		return x.AcceptsAnyClass
+	}
+	return false
 }
 
 // PoolAddress is one address of the host.
@@ -1389,7 +1399,7 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\tR\x05value\x12\x16\n" +
-	"\x06effect\x18\x04 \x01(\tR\x06effect\"\xba\x04\n" +
+	"\x06effect\x18\x04 \x01(\tR\x06effect\"\xe6\x04\n" +
 	"\x11MachinePoolStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x129\n" +
 	"\n" +
@@ -1399,7 +1409,8 @@ const file_ingot_v1alpha1_compute_proto_rawDesc = "" +
 	"\taddresses\x18\x04 \x03(\v2\x1b.ingot.v1alpha1.PoolAddressR\taddresses\x12K\n" +
 	"\bcapacity\x18\x05 \x03(\v2/.ingot.v1alpha1.MachinePoolStatus.CapacityEntryR\bcapacity\x12T\n" +
 	"\vallocatable\x18\x06 \x03(\v22.ingot.v1alpha1.MachinePoolStatus.AllocatableEntryR\vallocatable\x12#\n" +
-	"\ragent_version\x18\a \x01(\tR\fagentVersion\x1a;\n" +
+	"\ragent_version\x18\a \x01(\tR\fagentVersion\x12*\n" +
+	"\x11accepts_any_class\x18\b \x01(\bR\x0facceptsAnyClass\x1a;\n" +
 	"\rCapacityEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
