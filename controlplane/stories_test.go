@@ -10,6 +10,7 @@ import (
 
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/v1alpha1"
+	"ingot/controlplane/hostview"
 	"ingot/runtime/resource"
 )
 
@@ -177,6 +178,38 @@ func TestASilentHostKeepsWhatItHas(t *testing.T) {
 	want(t, "address of the new a", nicStatus(r, "a-nic0").GetIps()[0], ip)
 	if r.get(api.Machine, "a").UID == uid || prepared(r, "a") != "" {
 		t.Errorf("new machine waits for %q", prepared(r, "a"))
+	}
+}
+
+func TestAHostThatIsWrittenOffHoldsNothing(t *testing.T) {
+	r := newRig(t)
+	r.world()
+	r.create(api.Machine, "a", nil, machineSpec(nil))
+	r.create(api.Machine, "b", nil, machineSpec(nil))
+	r.settle()
+	host := hostOf(r, "a")
+	r.frozen[host] = true
+	presence := func(state string) {
+		key := resource.Key{Kind: api.MachinePoolPresence, Name: host}
+		r.put("presence", key, &v1alpha1.MachinePoolPresenceSpec{State: state})
+	}
+	presence("Online")
+	r.delete(api.Machine, "a")
+	r.settle()
+	r.change(api.MachinePool, host, func(p *resource.Resource) {
+		p.Annotations = map[string]string{hostview.AnnotationWrittenOff: "true"}
+	})
+	r.settle()
+	if r.find(api.Machine, "a") == nil {
+		t.Fatal("a host that is heard of was believed to be gone")
+	}
+	presence("Offline")
+	r.settle()
+	if r.find(api.Machine, "a") != nil || r.find(api.NetworkInterface, "a-nic0") != nil || r.find(api.MachinePlacement, "a") != nil {
+		t.Errorf("the machine is still there\n%s", r.dump())
+	}
+	if r.find(api.Machine, "b") == nil || hostOf(r, "b") == "" {
+		t.Errorf("a machine that nobody deleted is gone\n%s", r.dump())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"ingot/controlplane/api/v1alpha1"
 	"ingot/controlplane/condition"
 	"ingot/controlplane/machine"
+	"ingot/controlplane/waiting"
 	"ingot/runtime/controller"
 	"ingot/runtime/fault"
 	"ingot/runtime/resource"
@@ -31,8 +32,18 @@ const (
 // the host said by then, it said of an earlier stay of the machine.
 const annotationStatus = "ingot.dev/status-revision"
 
+// AnnotationWrittenOff, "true" on a MachinePool, is an admin's word that the host will never come
+// back: while it is offline, its deleted machines are let go of without it.
+const AnnotationWrittenOff = "ingot.dev/written-off"
+
+type machines struct {
+	held waiting.List // deleted machines, by the host that holds them
+}
+
 // NewMachines returns the controller that keeps one HostMachine per placed machine.
 func NewMachines() controller.Controller {
+	c := &machines{}
+	held := func(pool *resource.Resource) []resource.Key { return c.held.On(pool.Name) }
 	return controller.Each{
 		Name:    Machines,
 		Primary: api.Machine,
@@ -53,13 +64,15 @@ func NewMachines() controller.Controller {
 				name := resource.Spec[*v1alpha1.HostInterfaceSpec](r).GetName()
 				return []store.Query{{Kind: api.Machine, Project: r.Project, Index: api.ByInterface, Value: name}}
 			}},
+			{Kind: api.MachinePool, Map: held},
+			{Kind: api.MachinePoolPresence, Map: held},
 			{Kind: api.HostMachine, Map: func(r *resource.Resource) []resource.Key {
 				return []resource.Key{{Kind: api.Machine, Project: r.Project, Name: resource.Spec[*v1alpha1.HostMachineSpec](r).GetName()}}
 			}},
 		},
 		Outputs:   []controller.Output{{Kind: api.HostMachine}, {Kind: api.MachineProgress}},
 		Workers:   8,
-		Reconcile: reconcileMachine,
+		Reconcile: c.reconcile,
 	}
 }
 
@@ -76,9 +89,10 @@ func progressKey(m resource.Key) resource.Key {
 	return resource.Key{Kind: api.MachineProgress, Project: m.Project, Name: m.Name}
 }
 
-func reconcileMachine(ctx context.Context, rw *controller.ReadWriter, key resource.Key) (controller.Result, error) {
+func (c *machines) reconcile(ctx context.Context, rw *controller.ReadWriter, key resource.Key) (controller.Result, error) {
 	m, err := rw.Get(ctx, key)
 	if errors.Is(err, fault.NotFound) {
+		c.held.Done(key)
 		_, err := rw.Delete(ctx, progressKey(key))
 		return controller.Result{}, err
 	}
@@ -93,7 +107,7 @@ func reconcileMachine(ctx context.Context, rw *controller.ReadWriter, key resour
 	if placement != nil && m.Phase == resource.Running {
 		host = resource.Spec[*v1alpha1.MachinePlacementSpec](placement).GetPool()
 	}
-	here, elsewhere, err := endOthers(ctx, rw, m, host)
+	here, elsewhere, err := c.endOthers(ctx, rw, m, host)
 	if err != nil {
 		return controller.Result{}, err
 	}
@@ -123,11 +137,18 @@ func holds(host string) string { return fmt.Sprintf("host %q has not let go of t
 
 // endOthers takes back what hosts other than host were told of m. It returns what host was told, and
 // one that has not let go yet.
-func endOthers(ctx context.Context, rw *controller.ReadWriter, m *resource.Resource, host string) (here *resource.Resource, elsewhere string, err error) {
+func (c *machines) endOthers(ctx context.Context, rw *controller.ReadWriter, m *resource.Resource, host string) (here *resource.Resource, elsewhere string, err error) {
 	told, err := rw.List(ctx, store.Query{Kind: api.HostMachine, Project: m.Project, Index: api.ByUID, Value: m.UID})
 	if err != nil {
 		return nil, "", err
 	}
+	var hosts []string
+	for _, hm := range told {
+		if m.Phase == resource.TearingDown {
+			hosts = append(hosts, resource.Spec[*v1alpha1.HostMachineSpec](hm).GetHost())
+		}
+	}
+	c.held.For(m.Key, hosts...)
 	for _, hm := range told {
 		at := resource.Spec[*v1alpha1.HostMachineSpec](hm).GetHost()
 		if at == host && hm.Phase == resource.Running {
@@ -153,6 +174,9 @@ func end(ctx context.Context, rw *controller.ReadWriter, m, hm *resource.Resourc
 		}
 	}
 	released, err := hasReleased(ctx, rw, m, hm, host)
+	if err == nil && !released {
+		released, err = writtenOff(ctx, rw, host)
+	}
 	if err != nil || !released {
 		return false, err
 	}
@@ -175,6 +199,22 @@ func hasReleased(ctx context.Context, rw *controller.ReadWriter, m, hm *resource
 	}
 	admitted := condition.Get(status.GetConditions(), "Admitted")
 	return status.GetGone() || admitted.GetStatus() == condition.False && admitted.GetReason() == "Refused", nil
+}
+
+// writtenOff reports whether host is offline, for good by an admin's word.
+func writtenOff(ctx context.Context, rw *controller.ReadWriter, host string) (bool, error) {
+	pool, err := rw.Get(ctx, resource.Key{Kind: api.MachinePool, Name: host})
+	if errors.Is(err, fault.NotFound) || err == nil && pool.Annotations[AnnotationWrittenOff] != "true" {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	presence, err := rw.Get(ctx, resource.Key{Kind: api.MachinePoolPresence, Name: host})
+	if errors.Is(err, fault.NotFound) {
+		return false, nil
+	}
+	return err == nil && resource.Spec[*v1alpha1.MachinePoolPresenceSpec](presence).GetState() == "Offline", err
 }
 
 func statusRevision(r *resource.Resource) string {
