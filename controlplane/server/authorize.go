@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"ingot/controlplane/api"
+	"ingot/controlplane/api/v1alpha1"
 	"ingot/controlplane/pki"
 	"ingot/runtime/fault"
 	"ingot/runtime/resource"
@@ -58,4 +59,15 @@ func authorizeMember(id pki.Identity, v verb, info api.Info, project string) err
 		return nil
 	}
 	return because("AdminsOnly", "%s may not %s %s objects: only admins may: %w", id, v, info.Kind, fault.Denied)
+}
+
+// authorizeNew keeps members from naming the VNI of a new network: it could be one of the fabric's
+// own, whose routes and packets they would get.
+func authorizeNew(id pki.Identity, r *resource.Resource) error {
+	spec, ok := r.Spec.(*v1alpha1.NetworkSpec)
+	if !ok || id.Role == pki.Admin || spec.ProviderId == "" {
+		return nil
+	}
+	return because("AdminsOnly", "%s may not choose the VNI of %s: only admins may; leave out spec.providerID and the server chooses: %w",
+		id, r.Key, fault.Denied)
 }

@@ -82,6 +82,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"watch machines", watch("Machine", "shop"), ok, ok, "OtherProject", "HostDenied"},
 		{"watch machines of all projects", watch("Machine", ""), ok, "ProjectRequired", "ProjectRequired", "HostDenied"},
 		{"create a network", create(manifest("networking", "Network", "net", "")), ok, ok, "OtherProject", "HostDenied"},
+		{"create a network with a VNI of one's own", create(manifest("networking", "Network", "net", "spec: {providerID: \"ingot://vni/7\"}")), ok, "AdminsOnly", "OtherProject", "HostDenied"},
 		{"create a class", create(manifest("compute", "MachineClass", "c", "capabilities: {cpu: 1, memory: 1Gi}")), ok, "AdminsOnly", "AdminsOnly", "HostDenied"},
 		{"create a project", create(manifest("core", "Project", "third", "")), ok, "AdminsOnly", "AdminsOnly", "HostDenied"},
 		{"create an event", create(manifest("core", "Event", "e", "reason: a")), "ReadOnly", "ReadOnly", "ReadOnly", "HostDenied"},

@@ -67,6 +67,9 @@ func (s resources) wanted(ctx context.Context, o *v1alpha1.Object) (api.Info, *r
 
 // create admits and stores a new resource, and remember with it. With dryRun it only admits.
 func (s *Server) create(ctx context.Context, want, remember *resource.Resource, dryRun bool) (*resource.Resource, error) {
+	if err := authorizeNew(caller(ctx), want); err != nil {
+		return nil, err
+	}
 	r := want.Clone()
 	r.UID, r.Revision = "", 0
 	defer s.locks.lock(admission.Claims(nil, r))()

@@ -24,7 +24,7 @@ const (
 // NetworkSpec is an isolated layer 3 network of a project.
 type NetworkSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// ingot://vni/<n> asks for a VNI; set by the server when empty.
+	// ingot://vni/<n> asks for a VNI, which only admins may; the server chooses one when it is empty.
 	ProviderId    string `protobuf:"bytes,1,opt,name=provider_id,json=providerID,proto3" json:"provider_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
