@@ -164,7 +164,7 @@ static __always_inline int handle(struct __sk_buff *ctx)
 {
 	__u32 ifindex = ctx->ifindex, t, slot;
 	struct packet p;
-	struct ethhdr eth;
+	struct ether eth;
 	struct port *port;
 	struct flow *f;
 	int verdict;
@@ -173,27 +173,27 @@ static __always_inline int handle(struct __sk_buff *ctx)
 	if (!port)
 		return drop(0, DROP_UNKNOWN_DEVICE);
 	slot = port->slot;
-	if (bpf_skb_load_bytes(ctx, 0, &eth, sizeof(eth)) < 0)
+	if (load_bytes(ctx, 0, &eth.h, sizeof(eth.h)) < 0)
 		return drop(slot, DROP_MALFORMED);
-	if (ctx->vlan_present || eth.h_proto == bpf_htons(ETH_P_8021Q) ||
-	    eth.h_proto == bpf_htons(ETH_P_8021AD))
+	if (ctx->vlan_present || eth.h.h_proto == bpf_htons(ETH_P_8021Q) ||
+	    eth.h.h_proto == bpf_htons(ETH_P_8021AD))
 		return drop(slot, DROP_VLAN);
-	if (!mac_equal(eth.h_source, port->mac))
+	if (!mac_equal(eth.h.h_source, port->mac))
 		return drop(slot, DROP_SPOOFED_MAC);
-	if (eth.h_proto == bpf_htons(ETH_P_ARP))
+	if (eth.h.h_proto == bpf_htons(ETH_P_ARP))
 		return answer_arp(ctx, port);
-	if (eth.h_proto != bpf_htons(ETH_P_IP) && eth.h_proto != bpf_htons(ETH_P_IPV6))
+	if (eth.h.h_proto != bpf_htons(ETH_P_IP) && eth.h.h_proto != bpf_htons(ETH_P_IPV6))
 		return drop(slot, DROP_UNSUPPORTED_ETHERTYPE);
 
 	__builtin_memset(&p, 0, sizeof(p));
 	p.key.slot = slot;
 	p.l3 = ETH_HLEN;
-	verdict = parse(ctx, &p, eth.h_proto == bpf_htons(ETH_P_IP));
+	verdict = parse(ctx, &p, eth.h.h_proto == bpf_htons(ETH_P_IP));
 	if (verdict)
 		return drop(slot, verdict);
 
 	/* a hit also proves the source: the flow was made by its owner, in this epoch */
-	t = now();
+	t = seconds(&p);
 	f = p.flags & PACKET_STATELESS ? 0 : bpf_map_lookup_elem(&flows, &p.key);
 	if (f && f->epoch == port->epoch && f->flags & FLOW_ROUTED && flow_matches(f, &p, t)) {
 		advance(f, &p, t);

@@ -10,9 +10,10 @@
 #define MAX_NEXTHOPS 16
 #define NEXTHOP_SLOTS 64
 
+/* aligned, or the compiler would copy addresses byte by byte */
 struct addr {
 	__u8 b[16];
-};
+} __attribute__((aligned(4)));
 
 /* A scope is a number that keeps look-ups of different owners apart in one trie:
  * VNI << 8 | family, or rule set << 8 | family. Family is 4 or 6.

@@ -26,17 +26,16 @@ static __always_inline int age(struct __sk_buff *ctx, const struct packet *p)
 {
 	if (p->key.family == 4) {
 		/* RFC 1624: one less in the first byte of a word is 0x100 more in the sum */
-		__u16 word[2] = { p->ttl_csum[0], p->ttl_csum[1] };
+		__u16 word[2] __attribute__((aligned(4))) = { p->ttl_csum[0], p->ttl_csum[1] };
 		__u32 sum = word[1] + bpf_htons(0x0100);
 
 		word[0] -= 1; /* the first byte; it does not borrow */
 		word[1] = sum + (sum >> 16);
-		return bpf_skb_store_bytes(ctx, p->l3 + offsetof(struct iphdr, ttl), word, 4, 0);
+		return store_bytes(ctx, p->l3 + offsetof(struct iphdr, ttl), word, 4);
 	} else {
-		__u8 limit = p->ttl - 1;
+		__u8 word[2] __attribute__((aligned(2))) = { p->next_header, p->ttl - 1 };
 
-		return bpf_skb_store_bytes(ctx, p->l3 + offsetof(struct ipv6hdr, hop_limit),
-					   &limit, 1, 0);
+		return store_bytes(ctx, p->l3 + offsetof(struct ipv6hdr, nexthdr), word, 2);
 	}
 }
 
@@ -86,7 +85,7 @@ static __always_inline int send_along(struct __sk_buff *ctx, const struct port *
 {
 	__builtin_memcpy(o->eth.h_dest, path->dmac, 6);
 	__builtin_memcpy(o->eth.h_source, path->smac, 6);
-	if (bpf_skb_store_bytes(ctx, 0, &o->eth, OUTER_HEAD, 0))
+	if (store_bytes(ctx, 0, &o->eth, OUTER_HEAD))
 		return drop(port->slot, DROP_REWRITE);
 	return bpf_redirect(path->ifindex, 0);
 }
@@ -97,16 +96,17 @@ static __always_inline int send_along(struct __sk_buff *ctx, const struct port *
 __noinline int send_to_fabric(struct __sk_buff *ctx, const struct packet *p,
 			      const struct port *port, struct flow *f)
 {
-	__u32 tick = bpf_ktime_get_coarse_ns() >> 26;
+	__u32 tick;
 	struct bpf_redir_neigh neigh = { .nh_family = AF_INET6 };
 	struct bpf_fib_lookup fib = {};
-	struct path path = { .tick = tick };
+	struct path path = {};
 	struct outer o = {};
 	int reason;
 	long found;
 
 	if (!p || !port)
 		return TC_ACT_SHOT;
+	tick = p->arrived >> 26;
 	reason = encapsulate(ctx, p, port, &o);
 	if (reason)
 		return drop(port->slot, reason);
@@ -114,6 +114,7 @@ __noinline int send_to_fabric(struct __sk_buff *ctx, const struct packet *p,
 		return send_along(ctx, port, &o, &f->path);
 	found = find_path(ctx, &o, &fib);
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+		path.tick = tick;
 		path.ifindex = fib.ifindex;
 		__builtin_memcpy(path.dmac, fib.dmac, 6);
 		__builtin_memcpy(path.smac, fib.smac, 6);
@@ -121,7 +122,7 @@ __noinline int send_to_fabric(struct __sk_buff *ctx, const struct packet *p,
 			f->path = path;
 		return send_along(ctx, port, &o, &path);
 	}
-	if (bpf_skb_store_bytes(ctx, 0, &o.eth, OUTER_HEAD, 0))
+	if (store_bytes(ctx, 0, &o.eth, OUTER_HEAD))
 		return drop(port->slot, DROP_REWRITE);
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		__builtin_memcpy(neigh.ipv6_nh, fib.ipv6_dst, 16);
@@ -136,12 +137,12 @@ __noinline int send_to_fabric(struct __sk_buff *ctx, const struct packet *p,
 static __always_inline int send_to_machine(struct __sk_buff *ctx, const struct packet *p,
 					   const struct port *port, __u32 ifindex)
 {
-	struct ethhdr eth;
+	struct ether eth;
 
-	__builtin_memcpy(eth.h_dest, port->mac, 6);
-	copy_conf(eth.h_source, conf.gateway_mac, 6);
-	eth.h_proto = p->key.family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	if (bpf_skb_store_bytes(ctx, 0, &eth, sizeof(eth), 0))
+	__builtin_memcpy(eth.h.h_dest, port->mac, 6);
+	copy_conf(eth.h.h_source, conf.gateway_mac, 6);
+	eth.h.h_proto = p->key.family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	if (store_bytes(ctx, 0, &eth.h, sizeof(eth.h)))
 		return drop(port->slot, DROP_REWRITE);
 	count_to(port->slot, ctx->len);
 	if (port->peer_redirect)

@@ -184,11 +184,12 @@ __noinline int track(struct packet *p, const struct port *port)
 {
 	struct flow new = {};
 	struct flow *f;
-	__u32 t = now();
+	__u32 t;
 	int reason;
 
 	if (!p || !port)
 		return DROP_MALFORMED;
+	t = seconds(p);
 	f = p->flags & PACKET_STATELESS ? 0 : bpf_map_lookup_elem(&flows, &p->key);
 	if (f && (!flow_matches(f, p, t) || (__s32)(f->epoch - port->born) < 0)) {
 		remove_flow(&p->key);
@@ -235,7 +236,7 @@ static __always_inline int admit(struct __sk_buff *ctx, struct packet *p, const 
 				 __u32 ifindex)
 {
 	struct flow *f = p->flags & PACKET_STATELESS ? 0 : bpf_map_lookup_elem(&flows, &p->key);
-	__u32 t = now();
+	__u32 t = seconds(p);
 
 	if (f && f->epoch == port->epoch && flow_matches(f, p, t) &&
 	    (!p->tunneled || (f->flags & FLOW_PEER && addr_equal(&f->peer, &p->tunnel)))) {

@@ -4,12 +4,12 @@
  */
 #pragma once
 
-#include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/icmpv6.h>
 #include <bpf/bpf_endian.h>
+#include "bytes.h"
 #include "drop.h"
 
 /* linux/icmp.h drags in libc */
@@ -42,6 +42,7 @@ enum packet_flags {
 /* packet is one inner packet, seen from one port. */
 struct packet {
 	struct flow_key key;
+	__u64 arrived;	      /* ns of the coarse monotonic clock, read once: it costs 15 */
 	struct addr tunnel;   /* outer source when tunneled, else outer destination once routed */
 	__u32 local_ifindex;  /* result of routing: port on this host */
 	__u32 fragment_id;
@@ -54,10 +55,17 @@ struct packet {
 	__u8 ttl;
 	__u8 tos;
 	__u8 tcp_flags;
+	__u8 next_header;     /* IPv6: as the header has it */
 	__u8 icmp_type;
 	__u8 icmp_code;
 	__u16 ttl_csum[2];    /* IPv4: bytes 8..11 of the header */
 };
+
+/* seconds are the flow table's unit of time, 2^30 ns. */
+static __always_inline __u32 seconds(const struct packet *p)
+{
+	return p->arrived >> 30;
+}
 
 static __always_inline int addr_equal(const struct addr *a, const struct addr *b)
 {
@@ -102,10 +110,10 @@ static __always_inline int parse_icmp(struct __sk_buff *ctx, struct packet *p)
 	struct {
 		__u8 type, code;
 		__be16 csum, id, sequence;
-	} h;
+	} __attribute__((aligned(4))) h;
 	int v4 = p->key.protocol == IPPROTO_ICMP;
 
-	if (bpf_skb_load_bytes(ctx, p->l4, &h, sizeof(h)) < 0)
+	if (load_bytes(ctx, p->l4, &h, sizeof(h)) < 0)
 		return DROP_MALFORMED;
 	p->payload = p->l4 + sizeof(h);
 	p->icmp_type = h.type;
@@ -139,9 +147,10 @@ static __always_inline int parse_transport(struct __sk_buff *ctx, struct packet 
 			__be16 src, dst;
 			__be32 seq, ack;
 			__u8 offset, flags;
-		} __attribute__((packed)) h;
+			__be16 window;
+		} h;
 
-		if (bpf_skb_load_bytes(ctx, p->l4, &h, sizeof(h)) < 0)
+		if (load_bytes(ctx, p->l4, &h, sizeof(h)) < 0)
 			return DROP_MALFORMED;
 		set_ports(p, h.src, h.dst);
 		p->tcp_flags = h.flags;
@@ -149,9 +158,9 @@ static __always_inline int parse_transport(struct __sk_buff *ctx, struct packet 
 		return 0;
 	}
 	if (has_ports(protocol)) {
-		__be16 h[2];
+		__be16 h[2] __attribute__((aligned(4)));
 
-		if (bpf_skb_load_bytes(ctx, p->l4, h, sizeof(h)) < 0)
+		if (load_bytes(ctx, p->l4, h, sizeof(h)) < 0)
 			return DROP_MALFORMED;
 		set_ports(p, h[0], h[1]);
 		p->payload = p->l4 + 8;
@@ -167,7 +176,7 @@ static __always_inline int parse_v4(struct __sk_buff *ctx, struct packet *p)
 	struct iphdr h;
 	__u16 fragment;
 
-	if (bpf_skb_load_bytes(ctx, p->l3, &h, sizeof(h)) < 0)
+	if (load_bytes(ctx, p->l3, &h, sizeof(h)) < 0)
 		return DROP_MALFORMED;
 	if (h.version != 4 || h.ihl < 5 ||
 	    (h.tot_len && bpf_ntohs(h.tot_len) < h.ihl * 4))
@@ -193,21 +202,22 @@ static __always_inline int parse_v6(struct __sk_buff *ctx, struct packet *p)
 	__u8 next;
 	int i;
 
-	if (bpf_skb_load_bytes(ctx, p->l3, &h, sizeof(h)) < 0 || h.version != 6)
+	if (load_bytes(ctx, p->l3, &h, sizeof(h)) < 0 || h.version != 6)
 		return DROP_MALFORMED;
 	p->key.family = 6;
 	set_addresses(p, &h.saddr, &h.daddr, 16);
 	p->ttl = h.hop_limit;
+	p->next_header = h.nexthdr;
 	p->tos = h.priority << 4 | h.flow_lbl[0] >> 4;
 	p->l4 = p->l3 + sizeof(h);
 	next = h.nexthdr;
 	for (i = 0; i < MAX_EXTENSIONS; i++) {
-		__u8 e[8];
+		__u8 e[8] __attribute__((aligned(4)));
 
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH)
 			break;
-		if (bpf_skb_load_bytes(ctx, p->l4, e, sizeof(e)) < 0)
+		if (load_bytes(ctx, p->l4, e, sizeof(e)) < 0)
 			return DROP_MALFORMED;
 		if (next == IPPROTO_FRAGMENT) {
 			int later = e[2] || (e[3] & 0xf8);
@@ -229,11 +239,6 @@ static __always_inline int parse_v6(struct __sk_buff *ctx, struct packet *p)
 		return DROP_MALFORMED;
 	p->key.protocol = next;
 	return 0;
-}
-
-static __always_inline __u32 now(void)
-{
-	return bpf_ktime_get_coarse_ns() >> 30;
 }
 
 #define FRAGMENT_TIMEOUT 30
@@ -262,14 +267,14 @@ __noinline int join_fragment(struct packet *p)
 			.flags = p->flags & (PACKET_STATELESS | PACKET_ECHO_REPLY),
 			.icmp_type = p->icmp_type,
 			.icmp_code = p->icmp_code,
-			.seen = now(),
+			.seen = seconds(p),
 		};
 
 		bpf_map_update_elem(&fragments, &key, &f, BPF_ANY);
 		return 0;
 	}
 	found = bpf_map_lookup_elem(&fragments, &key);
-	if (!found || (__s32)(now() - found->seen) > FRAGMENT_TIMEOUT)
+	if (!found || (__s32)(seconds(p) - found->seen) > FRAGMENT_TIMEOUT)
 		return DROP_FRAGMENT_UNKNOWN;
 	p->key.lport = found->lport;
 	p->key.rport = found->rport;
@@ -287,6 +292,7 @@ static __always_inline int parse(struct __sk_buff *ctx, struct packet *p, int v4
 {
 	int reason = v4 ? parse_v4(ctx, p) : parse_v6(ctx, p);
 
+	p->arrived = bpf_ktime_get_coarse_ns();
 	if (!reason)
 		reason = parse_transport(ctx, p);
 	if (!reason && p->flags & (PACKET_FIRST_FRAGMENT | PACKET_LATER_FRAGMENT))

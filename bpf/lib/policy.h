@@ -7,6 +7,8 @@
 
 #include "parse.h"
 
+#define MAX_WORDS 256
+
 struct policy_query {
 	struct addr peer;
 	__u8 family;
@@ -39,11 +41,54 @@ static __always_inline __u64 vector_word(__u32 ruleset, __u32 id, __u32 word)
 	return v ? *v : 0;
 }
 
+/* search looks for the first word that has a bit of both vectors. */
+struct search {
+	__u32 ruleset, peer, service; /* ids of the vectors */
+	__u32 allowed;
+	__u64 words[4]; /* where both have bits */
+};
+
+/* search_word is a step of bpf_loop, which the verifier follows once and not for every word. */
+static long search_word(__u32 i, struct search *s)
+{
+	__u32 n, word;
+	__u64 both;
+
+	for (n = 0; n < 4 && !s->words[n]; n++)
+		;
+	if (n == 4)
+		return 1;
+	word = n << 6 | lowest_bit(s->words[n]);
+	s->words[n] &= s->words[n] - 1;
+	both = vector_word(s->ruleset, s->peer, word) & vector_word(s->ruleset, s->service, word);
+	if (!both)
+		return 0;
+	s->allowed = vector_word(s->ruleset, 0, word) >> lowest_bit(both) & 1;
+	return 1;
+}
+
+static __always_inline struct bitvector *match_peer(__u32 ruleset, const struct policy_query *q)
+{
+	struct prefix_key key = {
+		.prefixlen = 32 + 128, .scope = scope(ruleset, q->family), .addr = q->peer,
+	};
+
+	return bpf_map_lookup_elem(&peers, &key);
+}
+
+static __always_inline struct bitvector *match_service(__u32 ruleset, const struct policy_query *q)
+{
+	struct service_key key = {
+		.prefixlen = 32 + 24, .ruleset = ruleset, .protocol = q->protocol,
+		.port = { q->port[0], q->port[1] },
+	};
+
+	return bpf_map_lookup_elem(&services, &key);
+}
+
 /* policy_allows tells whether the rule set lets the connection begin. */
 __noinline int policy_allows(__u32 ruleset, const struct policy_query *q)
 {
-	struct prefix_key peer = { .prefixlen = 32 + 128 };
-	struct service_key service = { .prefixlen = 32 + 24, .ruleset = ruleset };
 	struct bitvector *a, *b;
 	__u64 both;
 
@@ -51,31 +96,20 @@ __noinline int policy_allows(__u32 ruleset, const struct policy_query *q)
 		return 0;
 	if (!ruleset)
 		return 1;
-	peer.scope = scope(ruleset, q->family);
-	peer.addr = q->peer;
-	service.protocol = q->protocol;
-	service.port[0] = q->port[0];
-	service.port[1] = q->port[1];
-	a = bpf_map_lookup_elem(&peers, &peer);
+	a = match_peer(ruleset, q);
 	if (!a)
 		return 0;
-	b = bpf_map_lookup_elem(&services, &service);
+	b = match_service(ruleset, q);
 	if (!b)
 		return 0;
 	both = a->word0 & b->word0;
 	if (both)
 		return vector_word(ruleset, 0, 0) >> lowest_bit(both) & 1;
-	for (__u32 i = 0; i < 4; i++) {
-		__u64 words = a->nonzero[i] & b->nonzero[i];
 
-		for (int n = 0; n < 64 && words; n++) {
-			__u32 word = i << 6 | lowest_bit(words);
+	struct search s = { .ruleset = ruleset, .peer = a->id, .service = b->id };
 
-			words &= words - 1;
-			both = vector_word(ruleset, a->id, word) & vector_word(ruleset, b->id, word);
-			if (both)
-				return vector_word(ruleset, 0, word) >> lowest_bit(both) & 1;
-		}
-	}
-	return 0;
+	for (int i = 0; i < 4; i++)
+		s.words[i] = a->nonzero[i] & b->nonzero[i];
+	bpf_loop(MAX_WORDS, search_word, &s, 0);
+	return s.allowed;
 }
