@@ -413,6 +413,18 @@ func sum(data []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
+func TestImageThatWouldFillTheHostIsRefused(t *testing.T) {
+	shelf := newShelf()
+	layer := shelf.add("application/vnd.ironcore.image.rootfs", []byte("disk"))
+	layer.Size = 1 << 60
+	shelf.image("v1", "", layer)
+	layout := shelf.layout(t)
+	_, err := open(t, Config{LayoutDirs: []string{layout}}).Ensure(t.Context(), "oci-layout:"+layout+":v1")
+	if !errors.Is(err, fault.Exhausted) {
+		t.Errorf("got %v, want that there is no room", err)
+	}
+}
+
 func TestSweepDropsWhatWasUsedLongestAgo(t *testing.T) {
 	c := newShelf()
 	c.image("1", "", c.add(prefix+"rootfs", []byte(strings.Repeat("1", 64<<10))))

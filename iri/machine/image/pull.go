@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
@@ -214,7 +215,23 @@ func (c *Cache) fetch(ctx context.Context, src source, desc ocispec.Descriptor) 
 	return path, nil
 }
 
+// room fails unless bytes fit into half of what the file system has left: an image that a tenant
+// names must not stop the disks of machines that run.
+func (c *Cache) room(bytes int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(c.cfg.Dir, &fs); err != nil {
+		return fmt.Errorf("look at file system of %s: %w", c.cfg.Dir, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; bytes > free/2 {
+		return fmt.Errorf("%w: %d bytes of an image; %d are free, and half of them are for machines", fault.Exhausted, bytes, free)
+	}
+	return nil
+}
+
 func (c *Cache) download(ctx context.Context, src source, desc ocispec.Descriptor, f *os.File) error {
+	if err := c.room(desc.Size); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(c.cfg.StallTimeout, func() {

@@ -53,7 +53,7 @@ func (c *Cache) raw(blob string) (string, error) {
 		if err := os.Chtimes(path, now, now); !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		return nil, c.publish(path, func(out *os.File) error { return unpack(out, in) })
+		return nil, c.publish(path, func(out *os.File) error { return c.unpack(out, in) })
 	})
 	if err != nil {
 		return "", fmt.Errorf("unpack qcow2 disk: %w", err)
@@ -62,7 +62,7 @@ func (c *Cache) raw(blob string) (string, error) {
 }
 
 // unpack writes the image's content, holes left out.
-func unpack(out *os.File, in *os.File) error {
+func (c *Cache) unpack(out *os.File, in *os.File) error {
 	img, err := qcow2reader.OpenWithType(in, qcow2.Type)
 	if err != nil {
 		return fmt.Errorf("%w: %w", fault.Invalid, err)
@@ -81,6 +81,9 @@ func unpack(out *os.File, in *os.File) error {
 			return err
 		}
 		if !extent.Zero {
+			if err := c.room(extent.Length); err != nil { // its clusters can be one and the same
+				return err
+			}
 			part := io.NewSectionReader(img, offset, extent.Length)
 			if _, err := io.CopyBuffer(io.NewOffsetWriter(out, offset), part, make([]byte, copyBytes)); err != nil {
 				return err
