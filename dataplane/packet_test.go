@@ -262,11 +262,20 @@ func TestTunnelKeepsTheInnerPacketButForItsTTL(t *testing.T) {
 					t.Errorf("%s path: outer traffic class %#x, want the inner one, 2", path, class)
 				}
 			}
+			urgent := set(c.tos, 0xe2) // CS7, the fabric's own class, and ECT(0)
+			if c.name == "IPv6" {
+				urgent = set(0, 0x6e, 0x20)
+			}
+			r := w.sends(a, ip(c.src, c.dst, udp(1000, 53, 11), urgent))
+			r.wantForwarded(t)
+			if class := binary.BigEndian.Uint16(r.packet[14:]) >> 4 & 0xff; class != 2 {
+				t.Errorf("outer traffic class %#x of a machine's %#x, want its ECN alone, 2", class, 0xe2)
+			}
 			congested := set(c.tos, 3)
 			if c.name == "IPv6" {
 				congested = set(c.tos, 0x30)
 			}
-			r := w.arrives(a, 2, ip(c.dst, c.src, udp(53, 1000, 11), marked), set(1, 0x30))
+			r = w.arrives(a, 2, ip(c.dst, c.src, udp(53, 1000, 11), marked), set(1, 0x30))
 			r.wantPacket(t, frame(gateway, a.MAC, ip(c.dst, c.src, udp(53, 1000, 11), congested)))
 		})
 	}

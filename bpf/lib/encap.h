@@ -57,8 +57,10 @@ static __always_inline int encapsulate(struct __sk_buff *ctx, const struct packe
 	if (bpf_skb_adjust_room(ctx, OUTER_LEN, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS))
 		return DROP_REWRITE;
 	o->eth.h_proto = bpf_htons(ETH_P_IPV6);
-	/* version, traffic class = inner's (RFC 6040 normal mode), flow label (RFC 6438) */
-	*(__be32 *)&o->ip = bpf_htonl(6 << 28 | (__u32)p->tos << 20 | label);
+	/* version; the inner's ECN (RFC 6040 normal mode), and not its DSCP: which queue of the
+	 * fabric a tenant gets is not the tenant's choice; flow label (RFC 6438)
+	 */
+	*(__be32 *)&o->ip = bpf_htonl(6 << 28 | (__u32)(p->tos & ECN_MASK) << 20 | label);
 	o->ip.payload_len = bpf_htons(ctx->len - OUTER_HEAD);
 	o->ip.nexthdr = p->key.family == 4 ? IPPROTO_IPV4 : IPPROTO_IPV6;
 	o->ip.hop_limit = 64;

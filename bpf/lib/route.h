@@ -77,9 +77,10 @@ __noinline int source_is_forged(struct packet *p, __u32 vni)
 	m = bpf_map_lookup_elem(&multipaths, &group);
 	if (!m)
 		return 1;
+	/* The list ends with the unspecified address, which is nobody's. */
 	for (int i = 0; i < MAX_NEXTHOPS; i++)
 		if (addr_equal(&m->nexthop[i], &p->tunnel))
-			return 0;
+			return addr_is_zero(&p->tunnel);
 	return 1;
 }
 
