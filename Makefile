@@ -5,7 +5,7 @@ PACKAGES := \
 	gcc libc6-dev pkg-config libvirt-dev clang llvm libbpf-dev linux-libc-dev bpftool \
 	protobuf-compiler libprotobuf-dev binutils \
 	qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients \
-	frr iproute2 ethtool iputils-ping iperf3 tcpdump busybox-static e2fsprogs ca-certificates
+	frr iproute2 procps ethtool iputils-ping iperf3 tcpdump busybox-static e2fsprogs ca-certificates
 
 GO_NEEDED := 1.26
 GO        ?= go
