@@ -28,6 +28,10 @@ import (
 // reportEvery is the host's heartbeat.
 const reportEvery = 5 * time.Second
 
+// diskStep is what reported disk space is rounded down to, in bytes: every log line changes it, and
+// each change would be a write of the control plane and another look at all machines without a place.
+const diskStep = 256 << 20
+
 // poolMemory remembers since when the pool's condition is as it is.
 type poolMemory struct {
 	ready bool
@@ -111,7 +115,7 @@ func quantities(r machine.Resources, disk int64) map[string]string {
 	return map[string]string{
 		"cpu":    strconv.FormatInt(r.CPUs, 10),
 		"memory": resource.NewQuantity(r.MemoryBytes, resource.BinarySI).String(),
-		"disk":   resource.NewQuantity(disk, resource.BinarySI).String(),
+		"disk":   resource.NewQuantity(disk/diskStep*diskStep, resource.BinarySI).String(),
 	}
 }
 
