@@ -10,6 +10,7 @@ import (
 
 	"ingot/controlplane/api/client"
 	"ingot/controlplane/pki"
+	"ingot/runtime/durable"
 	"ingot/runtime/fault"
 )
 
@@ -56,7 +57,7 @@ func joinKey(path string) (crypto.Signer, error) {
 	if raw, err = pki.EncodeKey(key); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
+	if err := durable.Create(path, raw); err != nil {
 		return nil, fmt.Errorf("write key: %w", err)
 	}
 	return key, nil
