@@ -75,7 +75,7 @@ int from_fabric(struct __sk_buff *ctx)
 		return receive(ctx, &p, port, ifindex, ctx->protocol == bpf_htons(ETH_P_IP), -1);
 	}
 	if (ctx->protocol != bpf_htons(ETH_P_IPV6) || ctx->vlan_present ||
-	    bpf_skb_load_bytes(ctx, 0, &o.eth, OUTER_HEAD) < 0 ||
+	    load_bytes(ctx, 0, &o.eth, OUTER_HEAD) < 0 ||
 	    (o.ip.nexthdr != IPPROTO_IPV4 && o.ip.nexthdr != IPPROTO_IPV6))
 		return TC_ACT_OK;
 	found = find_endpoint(&o.ip);

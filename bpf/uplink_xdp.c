@@ -37,7 +37,8 @@ SEC("xdp")
 int from_wire(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data, saved;
+	struct ethhdr *eth = data;
+	struct ether saved;
 	struct ipv6hdr *ip = data + ETH_HLEN;
 	void *inner = ip + 1;
 	struct tunnel_meta *meta;
@@ -52,13 +53,13 @@ int from_wire(struct xdp_md *ctx)
 	if (!found)
 		return is_underlay(ip) ? xdp_drop(0, DROP_UNKNOWN_ENDPOINT) : XDP_PASS;
 	ifindex = *found;
-	__builtin_memcpy(&saved, eth, sizeof(saved));
+	copy(&saved.h, eth, sizeof(saved.h));
 	__builtin_memcpy(&source, &ip->saddr, sizeof(source));
 	if (ip->nexthdr == IPPROTO_IPV4) {
 		if (inner + sizeof(struct iphdr) > end)
 			return xdp_drop(ifindex, DROP_MALFORMED);
 		reason = merge4(inner, outer_tos(ip));
-		saved.h_proto = bpf_htons(ETH_P_IP);
+		saved.h.h_proto = bpf_htons(ETH_P_IP);
 	} else {
 		if (inner + sizeof(struct ipv6hdr) > end)
 			return xdp_drop(ifindex, DROP_MALFORMED);
@@ -72,7 +73,7 @@ int from_wire(struct xdp_md *ctx)
 	eth = (void *)(long)ctx->data;
 	if ((void *)(meta + 1) > (void *)eth || (void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return XDP_DROP;
-	*eth = saved;
+	copy(eth, &saved.h, sizeof(saved.h));
 	meta->magic = TUNNEL_MAGIC;
 	meta->ifindex = ifindex;
 	meta->source = source;

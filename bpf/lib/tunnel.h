@@ -8,10 +8,7 @@
 
 static __always_inline __u32 *find_endpoint(const struct ipv6hdr *ip)
 {
-	struct addr dst;
-
-	__builtin_memcpy(&dst, &ip->daddr, 16);
-	return bpf_map_lookup_elem(&underlays, &dst);
+	return bpf_map_lookup_elem(&underlays, &ip->daddr);
 }
 
 /* is_underlay tells whether the destination is in this host's underlay prefix. */

@@ -120,8 +120,11 @@ func measure(m *dataplane.Manager, port dataplane.PortSpec, flows uint32, times 
 
 func hit(name string, flows uint32, goal float64) func(*dataplane.Manager, dataplane.PortSpec) ([]result.Result, error) {
 	return func(m *dataplane.Manager, port dataplane.PortSpec) ([]result.Result, error) {
-		if flows > 1 { // nearly all of them exist afterwards
-			if _, err := measure(m, port, flows, 5*int(flows), true); err != nil {
+		repeat := repeat
+		if flows > 1 {
+			repeat /= 2
+			// 98 of 100 of them exist afterwards
+			if _, err := measure(m, port, flows, 4*int(flows), true); err != nil {
 				return nil, err
 			}
 		}
