@@ -7,7 +7,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	"ingot/dataplane/internal/bpf"
 	"ingot/dataplane/internal/netdev"
@@ -46,10 +45,7 @@ func (m *Manager) ensure(spec PortSpec) (*port, error) {
 		if err != nil {
 			return nil, err
 		}
-		p = &port{record: record{Slot: slot, Device: m.cfg.Device(spec.ID), Spec: spec}}
-		if p.Device == "" {
-			p.Device = deviceName(spec.ID)
-		}
+		p = &port{record: record{Slot: slot, Device: m.deviceOf(spec.ID), Spec: spec}}
 		if err := m.clearSlot(slot); err != nil {
 			return nil, err
 		}
@@ -61,51 +57,34 @@ func (m *Manager) ensure(spec PortSpec) (*port, error) {
 		return nil, err
 	}
 	m.ports[spec.ID] = p
-	if err := m.install(p, old); err != nil {
+	if err := m.install(p); err != nil {
 		p.ready = false
 		return nil, err
 	}
 	return p, nil
 }
 
-// adopt brings a recorded port to what its record says. The maps may hold an older state of it,
-// or none.
-func (m *Manager) adopt(p *port) error {
-	for keys, values := range m.kernel.Ports.All() {
-		for i := range keys {
-			if values[i].Slot == p.Slot {
-				p.value = values[i]
-				p.device.Index = int(keys[i])
-			}
-		}
-	}
-	return m.install(p, p.Spec)
-}
-
-// install is the order that keeps the port filtered at every instant: program, maps, up. What
-// the old spec had and the new has not goes last.
-func (m *Manager) install(p *port, old PortSpec) error {
+// install is the order that keeps the port filtered at every instant: maps, program, up. A port
+// that is up already goes on by its old program until the new one has what it needs.
+func (m *Manager) install(p *port) error {
 	before := p.device
 	device, err := m.device(p)
 	if err != nil {
 		return err
 	}
 	p.device = device
-	if err := m.kernel.AttachPort(linkName(p.Device), device.Index); err != nil {
-		return err
-	}
 	stale := []uint32{p.value.Ingress, p.value.Egress}
 	staleRules := p.rules
-	if err := m.writePort(p); err != nil {
+	if err := m.writePort(p, before.Index); err != nil {
+		return err
+	}
+	if err := m.kernel.AttachPort(linkName(p.Device), device.Index); err != nil {
 		return err
 	}
 	if before.Index != 0 && before.Index != device.Index {
 		if _, err := m.kernel.Ports.Delete(uint32(before.Index)); err != nil {
 			return err
 		}
-	}
-	if err := m.dropLocals(p, old); err != nil {
-		return err
 	}
 	for i, id := range stale {
 		if err := m.deleteRules(id, staleRules[i]); err != nil {
@@ -123,6 +102,14 @@ func (m *Manager) install(p *port, old PortSpec) error {
 	}
 	p.ready = true
 	return nil
+}
+
+// deviceOf names the device of a port.
+func (m *Manager) deviceOf(id string) string {
+	if device := m.cfg.Device(id); device != "" {
+		return device
+	}
+	return deviceName(id)
 }
 
 // guest is what the machine is told when it asks.
@@ -145,8 +132,8 @@ func (m *Manager) device(p *port) (netdev.Device, error) {
 }
 
 // writePort writes rule sets, own routes, and then the entry that makes them valid together
-// with a new epoch.
-func (m *Manager) writePort(p *port) error {
+// with a new epoch: no flow of that epoch knows what the old spec had and the new has not.
+func (m *Manager) writePort(p *port, oldIndex int) error {
 	v := p.value
 	var err error
 	for i, set := range []RuleSet{p.Spec.Policy.Ingress, p.Spec.Policy.Egress} {
@@ -168,6 +155,9 @@ func (m *Manager) writePort(p *port) error {
 			return err
 		}
 	}
+	if err := m.dropLocals(p, oldIndex); err != nil {
+		return err
+	}
 	if v.Epoch, err = m.nextEpoch(); err != nil {
 		return err
 	}
@@ -185,16 +175,15 @@ func (m *Manager) writePort(p *port) error {
 	if err := m.kernel.Ports.Put(uint32(p.device.Index), v); err != nil {
 		return err
 	}
-	p.value = v
 	if err := m.kernel.Underlays.Put(v.Underlay, uint32(p.device.Index)); err != nil {
 		return err
 	}
 	if oldUnderlay != v.Underlay && oldUnderlay != (bpf.Addr{}) {
-		_, err = m.kernel.Underlays.Delete(oldUnderlay)
+		if _, err := m.kernel.Underlays.Delete(oldUnderlay); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
+	p.value = v // not before: what is half done is done again, and then still knows the old address
 	return m.bump(p.Spec.VNI)
 }
 
@@ -218,14 +207,15 @@ func (m *Manager) deleteRules(id uint32, t ruleTables) error {
 	return errors.Join(err1, err2, err3)
 }
 
-// dropLocals removes the own routes that p.Spec no longer has.
-func (m *Manager) dropLocals(p *port, old PortSpec) error {
+// dropLocals removes the own routes that p.Spec does not have, whichever earlier spec had them.
+func (m *Manager) dropLocals(p *port, oldIndex int) error {
 	keep := p.Spec.prefixes()
-	for _, prefix := range old.prefixes() {
-		if !slices.Contains(keep, prefix) {
-			if err := m.setLocal(RouteKey{old.VNI, prefix}, 0); err != nil {
-				return err
-			}
+	for k, ifindex := range m.locals {
+		if ifindex != p.device.Index && ifindex != oldIndex || k.VNI == p.Spec.VNI && slices.Contains(keep, k.Prefix) {
+			continue
+		}
+		if err := m.setLocal(k, 0); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -251,10 +241,12 @@ func (m *Manager) DeletePort(ctx context.Context, id string) error {
 func (m *Manager) remove(p *port) error {
 	if p.device.Index != 0 {
 		m.respond.Remove(p.device.Index)
-		if d, err := netdev.Find(p.Device); err == nil {
-			if err := netdev.Down(d); err != nil {
-				return err
-			}
+		d, err := netdev.Find(p.Device)
+		if err == nil {
+			err = netdev.Down(d)
+		}
+		if err != nil && !errors.Is(err, fault.NotFound) {
+			return err // it may be up, so its program stays
 		}
 		if _, err := m.kernel.Ports.Delete(uint32(p.device.Index)); err != nil {
 			return err
@@ -296,6 +288,9 @@ func (m *Manager) checkOwners(spec PortSpec) error {
 		if id == spec.ID {
 			continue
 		}
+		if p.Device == m.deviceOf(spec.ID) {
+			return fmt.Errorf("%w: device %s is that of port %s", fault.Conflict, p.Device, id)
+		}
 		if p.Spec.Underlay == spec.Underlay {
 			return fmt.Errorf("%w: underlay address %s is that of port %s", fault.Conflict, spec.Underlay, id)
 		}
@@ -312,7 +307,7 @@ func (m *Manager) checkOwners(spec PortSpec) error {
 }
 
 func (m *Manager) freeSlot() (uint32, error) {
-	used := map[uint32]bool{}
+	used := maps.Clone(m.strays)
 	for _, p := range m.ports {
 		used[p.Slot] = true
 	}
@@ -326,11 +321,12 @@ func (m *Manager) freeSlot() (uint32, error) {
 
 // clearSlot forgets the flows and counters of a slot.
 func (m *Manager) clearSlot(slot uint32) error {
-	for keys := range m.kernel.Flows.All() {
-		keys = slices.DeleteFunc(keys, func(k bpf.FlowKey) bool { return k.Slot != slot })
-		if _, err := m.kernel.Flows.DeleteAll(keys); err != nil {
-			return err
-		}
+	keys, err := m.kernel.Flows.Select(func(k bpf.FlowKey, _ bpf.Flow) bool { return k.Slot == slot })
+	if err != nil {
+		return err
+	}
+	if _, err := m.kernel.Flows.DeleteAll(keys); err != nil {
+		return err
 	}
 	return errors.Join(m.kernel.FlowsCreated.Put(slot, 0), m.kernel.FlowsRemoved.Put(slot, 0), m.kernel.Counters.Clear(slot))
 }
@@ -347,87 +343,6 @@ func (m *Manager) bump(vni uint32) error {
 		}
 		p.value.Epoch = epoch
 		if err := m.kernel.Ports.Put(uint32(p.device.Index), p.value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-const linkPrefix = "port-"
-
-func linkName(device string) string { return linkPrefix + device }
-
-// Prune removes every port, tap, pin and map entry that belongs to none of keep. Call it only
-// with the full desired state at hand.
-func (m *Manager) Prune(ctx context.Context, keep []string) error {
-	for _, p := range m.Ports() {
-		if !slices.Contains(keep, p.ID) {
-			if err := m.DeletePort(ctx, p.ID); err != nil {
-				return fmt.Errorf("prune: %w", err)
-			}
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	devices, rulesets := map[string]bool{}, map[uint32]bool{}
-	indexes := map[uint32]bool{}
-	for _, p := range m.ports {
-		devices[p.Device] = true
-		rulesets[p.value.Ingress], rulesets[p.value.Egress] = true, true
-		indexes[uint32(p.device.Index)] = true
-	}
-	if err := m.pruneDevices(devices); err != nil {
-		return fmt.Errorf("prune: %w", err)
-	}
-	err := errors.Join(
-		prune(m.kernel.Ports, func(k uint32, _ bpf.Port) bool { return indexes[k] }),
-		prune(m.kernel.Underlays, func(_ bpf.Addr, v uint32) bool { return indexes[v] }),
-		prune(m.kernel.Peers, func(k bpf.PrefixKey, _ bpf.Bitvector) bool { return rulesets[k.Scope>>8] }),
-		prune(m.kernel.Services, func(k bpf.ServiceKey, _ bpf.Bitvector) bool { return rulesets[k.Ruleset] }),
-		prune(m.kernel.Vectors, func(k bpf.VectorKey, _ uint64) bool { return rulesets[k.Ruleset] }),
-		m.pruneLocals(indexes),
-	)
-	if err != nil {
-		return fmt.Errorf("prune: %w", err)
-	}
-	return nil
-}
-
-func (m *Manager) pruneDevices(keep map[string]bool) error {
-	links, err := m.kernel.Links()
-	if err != nil {
-		return err
-	}
-	for _, name := range links {
-		if device, ok := strings.CutPrefix(name, linkPrefix); ok && !keep[device] {
-			if err := m.kernel.Detach(name); err != nil {
-				return err
-			}
-		}
-	}
-	taps, err := netdev.Taps(tapPrefix)
-	if err != nil {
-		return err
-	}
-	for _, tap := range taps {
-		if len(tap) == len(deviceName("")) && !keep[tap] {
-			if err := netdev.DeleteTap(tap); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func prune[K comparable, V any](t bpf.Table[K, V], keep func(K, V) bool) error {
-	for keys, values := range t.All() {
-		var gone []K
-		for i, k := range keys {
-			if !keep(k, values[i]) {
-				gone = append(gone, k)
-			}
-		}
-		if _, err := t.DeleteAll(gone); err != nil {
 			return err
 		}
 	}

@@ -37,15 +37,19 @@ func (m *Manager) expire(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for keys, values := range m.kernel.Flows.All() {
+		err := m.kernel.Flows.Walk(func(keys []bpf.FlowKey, values []bpf.Flow) error {
 			if err := m.expireBatch(keys, values); err != nil {
-				m.cfg.Log.Warn("expire flows", "error", err)
+				return err
 			}
 			select {
 			case <-ctx.Done():
-				return
+				return ctx.Err()
 			case <-time.After(batchPause):
+				return nil
 			}
+		})
+		if err != nil && ctx.Err() == nil {
+			m.cfg.Log.Warn("expire flows", "error", err)
 		}
 	}
 }

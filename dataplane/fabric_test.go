@@ -134,6 +134,9 @@ func (h *host) do(f func()) {
 func (h *host) open() {
 	h.t.Helper()
 	var err error
+	if h.manager != nil {
+		h.manager.records.close() // as the kernel does for a killed process
+	}
 	h.do(func() { h.manager, err = Open(h.cfg) })
 	if err != nil {
 		h.t.Fatalf("open host %s: %+v", h.tag, err)

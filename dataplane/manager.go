@@ -30,6 +30,7 @@ type Manager struct {
 	ports   map[string]*port
 	locals  map[RouteKey]int // ifindex of the port that owns the prefix
 	groups  map[RouteKey]uint32
+	strays  map[uint32]bool // slots in the kernel that have no record; until Prune
 	serials bpf.Serials
 }
 
@@ -52,10 +53,11 @@ func Open(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg:     cfg.withDefaults(),
-		records: records{cfg.StateDir},
+		records: records{dir: cfg.StateDir},
 		ports:   map[string]*port{},
 		locals:  map[RouteKey]int{},
 		groups:  map[RouteKey]uint32{},
+		strays:  map[uint32]bool{},
 	}
 	if err := m.open(); err != nil {
 		m.Close()
@@ -77,11 +79,17 @@ func (m *Manager) open() error {
 		}
 		uplinks[i] = d
 	}
-	var err error
+	err := m.records.open()
+	if err != nil {
+		return err
+	}
 	m.loaded = m.conf(uplinks[0])
 	m.kernel, err = bpf.Open(m.cfg.Dir, m.loaded, m.sizes())
 	if err != nil {
 		return err
+	}
+	if m.kernel.Private {
+		m.cfg.Log.Warn("pins end with this process' mount namespace: mount a bpffs beforehand, outside of it", "dir", m.cfg.Dir)
 	}
 	if m.respond, err = respond.New(respond.Config{Log: m.cfg.Log}); err != nil {
 		return err
@@ -89,25 +97,13 @@ func (m *Manager) open() error {
 	if m.serials, _, err = m.kernel.Serials.Get(0); err != nil {
 		return err
 	}
-	m.adoptRoutes()
-	all, err := m.records.load()
-	if err != nil {
+	if err := m.adoptRoutes(); err != nil {
 		return err
 	}
-	for _, rec := range all { // all slots are known before one is given away
-		m.ports[rec.Spec.ID] = &port{record: rec}
+	if err := m.adoptPorts(); err != nil {
+		return err
 	}
-	for _, p := range m.ports {
-		if err := m.adopt(p); err != nil {
-			m.cfg.Log.Error("adopt port", "port", p.Spec.ID, "error", err)
-		}
-	}
-	for _, d := range uplinks {
-		if err := m.attachUplink(d); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.attachUplinks(uplinks)
 }
 
 func (m *Manager) conf(uplink netdev.Device) bpf.Conf {
@@ -122,26 +118,6 @@ func (m *Manager) conf(uplink netdev.Device) bpf.Conf {
 	c.Underlay.B = m.cfg.UnderlayPrefix.Addr().As16()
 	c.Gateway6.B = respond.GatewayIPv6.As16()
 	return c
-}
-
-// attachUplink puts tc first: it takes packets both in and out of the tunnel.
-func (m *Manager) attachUplink(d netdev.Device) error {
-	if err := netdev.AllowLookups(d.Name); err != nil {
-		return err
-	}
-	if err := m.kernel.AttachUplink("uplink-"+d.Name, d.Index); err != nil {
-		return err
-	}
-	xdp := "uplink-xdp-" + d.Name
-	if m.cfg.Receive == ReceiveTC || m.cfg.Receive == ReceiveAuto && d.Kind == "veth" {
-		return m.kernel.Detach(xdp)
-	}
-	err := m.kernel.AttachUplinkXDP(xdp, d.Index)
-	if m.cfg.Receive == ReceiveAuto && errors.Is(err, fault.Unsupported) {
-		m.cfg.Log.Info("receive mode", "uplink", d.Name, "mode", ReceiveTC)
-		return nil
-	}
-	return err
 }
 
 // Run answers DHCP and router solicitations and expires flows until ctx ends; then it returns nil.
@@ -162,7 +138,7 @@ func (m *Manager) Close() error {
 	if m.kernel != nil {
 		m.kernel.Close()
 	}
-	return err
+	return errors.Join(err, m.records.close())
 }
 
 // nextEpoch is written down before it is used, so that none is ever used twice.
@@ -171,7 +147,14 @@ func (m *Manager) nextEpoch() (uint32, error) {
 	return m.serials.Epoch, m.kernel.Serials.Put(0, m.serials)
 }
 
+// nextRuleset is a number that no port has: scopes hold 24 bits of it, so they come round.
 func (m *Manager) nextRuleset() (uint32, error) {
-	m.serials.Ruleset++
+	used := map[uint32]bool{0: true}
+	for _, p := range m.ports {
+		used[p.value.Ingress], used[p.value.Egress] = true, true
+	}
+	for again := true; again; again = used[m.serials.Ruleset] {
+		m.serials.Ruleset = (m.serials.Ruleset + 1) & (1<<24 - 1)
+	}
 	return m.serials.Ruleset, m.kernel.Serials.Put(0, m.serials)
 }

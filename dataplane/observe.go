@@ -83,12 +83,16 @@ func (m *Manager) Flows(portID string) ([]Flow, error) {
 	}
 	now := clock()
 	var all []Flow
-	for keys, values := range m.kernel.Flows.All() {
+	err := m.kernel.Flows.Walk(func(keys []bpf.FlowKey, values []bpf.Flow) error {
 		for i, k := range keys {
 			if k.Slot == p.Slot && !expired(values[i], now) {
 				all = append(all, flow(k, values[i], now))
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list flows of port %s: %w", portID, err)
 	}
 	slices.SortFunc(all, func(a, b Flow) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), a.Local.Compare(b.Local), a.Remote.Compare(b.Remote))

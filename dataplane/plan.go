@@ -9,6 +9,8 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"ingot/dataplane/internal/bpf"
 	"ingot/runtime/fault"
@@ -90,6 +92,13 @@ func deviceName(id string) string {
 }
 
 const tapPrefix = "it"
+
+// isDeviceName tells whether deviceName can have made it.
+func isDeviceName(name string) bool {
+	hash, ok := strings.CutPrefix(name, tapPrefix)
+	_, err := strconv.ParseUint(hash, 16, 44)
+	return ok && len(hash) == 11 && err == nil
+}
 
 func addr(a netip.Addr) bpf.Addr {
 	var out bpf.Addr

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"ingot/dataplane/internal/bpf"
 	"ingot/runtime/fault"
 )
 
@@ -50,31 +52,32 @@ func TestRestartsLoseNoPacket(t *testing.T) {
 func (h *host) facts() string {
 	var lines []string
 	m := h.manager
-	for keys, values := range m.kernel.Ports.All() {
-		for i := range keys {
-			lines = append(lines, "port of MAC "+net.HardwareAddr(values[i].Mac[:]).String())
+	err := m.kernel.Ports.Walk(func(_ []uint32, values []bpf.Port) error {
+		for _, v := range values {
+			lines = append(lines, "port of MAC "+net.HardwareAddr(v.Mac[:]).String())
 		}
+		return nil
+	})
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	for k, v := range m.allRoutes() {
+	err = m.walkRoutes(func(k RouteKey, v bpf.Route) {
 		if v.LocalIfindex != 0 {
 			lines = append(lines, "local "+k.Prefix.String())
 		}
 		if v.Count != 0 {
 			lines = append(lines, "remote "+k.Prefix.String())
 		}
+	})
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	count := func(name string, n int) {
-		if n > 0 {
-			lines = append(lines, name)
-		}
+	lines = append(lines, count(h.t, "rules", m.kernel.Peers), count(h.t, "vectors", m.kernel.Vectors),
+		count(h.t, "underlays", m.kernel.Underlays), count(h.t, "groups", m.kernel.Multipaths))
+	links, err := m.kernel.Links()
+	if err != nil {
+		h.t.Fatal(err)
 	}
-	for k := range m.kernel.Peers.All() {
-		count("rules", len(k))
-	}
-	for k := range m.kernel.Underlays.All() {
-		count("underlays", len(k))
-	}
-	links, _ := m.kernel.Links()
 	for _, l := range links {
 		lines = append(lines, "link "+l)
 	}
@@ -92,6 +95,15 @@ func (h *host) facts() string {
 	})
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+func count[K comparable, V any](t *testing.T, name string, table bpf.Table[K, V]) string {
+	t.Helper()
+	all, err := table.Select(func(K, V) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(name, " ", len(all))
 }
 
 func TestDeletedPortLeavesNothing(t *testing.T) {

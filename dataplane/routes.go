@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"ingot/dataplane/internal/bpf"
+	"ingot/runtime/fault"
 )
 
 // ApplyRoutes upserts the routes; one without next hops is deleted. A packet sees the old or
@@ -30,16 +33,12 @@ func (m *Manager) applyRoutes(routes []Route) error {
 	for i, r := range routes {
 		last[r.Key] = i
 	}
-	w := routeWriter{hosts: map[bpf.HostKey]bpf.Route{}, prefixes: map[bpf.PrefixKey]bpf.Route{}, vnis: map[uint32]bool{}}
+	w := newRouteWriter()
 	groups := map[uint32]bpf.Multipath{}
-	var oldGroups []uint32
+	owners := map[RouteKey]uint32{}
 	for i, r := range routes {
 		if last[r.Key] != i {
 			continue
-		}
-		if g, ok := m.groups[r.Key]; ok {
-			oldGroups = append(oldGroups, g)
-			delete(m.groups, r.Key)
 		}
 		hops := distinct(r.NextHops)
 		v := bpf.Route{LocalIfindex: uint32(m.locals[r.Key]), Count: uint32(len(hops))}
@@ -50,8 +49,8 @@ func (m *Manager) applyRoutes(routes []Route) error {
 			m.serials.Group++
 			v.Group = m.serials.Group
 			groups[v.Group] = spread(hops)
-			m.groups[r.Key] = v.Group
 		}
+		owners[r.Key] = v.Group
 		w.add(r.Key, v)
 	}
 	if len(groups) > 0 {
@@ -59,18 +58,37 @@ func (m *Manager) applyRoutes(routes []Route) error {
 			return err
 		}
 	}
-	if err := errors.Join(m.kernel.Multipaths.PutAll(groups), w.write(m.kernel)); err != nil {
-		return err
+	if err := m.kernel.Multipaths.PutAll(groups); err != nil {
+		_, err2 := m.kernel.Multipaths.DeleteAll(slices.Collect(maps.Keys(groups))) // nothing refers to them yet
+		return errors.Join(err, err2)
 	}
-	if _, err := m.kernel.Multipaths.DeleteAll(oldGroups); err != nil {
-		return err
+	var errs []error
+	if err := w.write(m.kernel); err != nil { // only the kernel knows how much of it was done
+		errs = append(errs, err, m.adoptRoutes())
+	} else {
+		errs = append(errs, m.setGroups(owners))
 	}
 	for vni := range w.vnis {
-		if err := m.bump(vni); err != nil {
-			return err
+		errs = append(errs, m.bump(vni))
+	}
+	return errors.Join(errs...)
+}
+
+// setGroups notes the multipath groups of routes that were written, 0 is none, and removes those
+// they had before.
+func (m *Manager) setGroups(owners map[RouteKey]uint32) error {
+	var old []uint32
+	for k, group := range owners {
+		if g, ok := m.groups[k]; ok {
+			old = append(old, g)
+			delete(m.groups, k)
+		}
+		if group != 0 {
+			m.groups[k] = group
 		}
 	}
-	return nil
+	_, err := m.kernel.Multipaths.DeleteAll(old)
+	return err
 }
 
 // A routeWriter collects changes of routes by map.
@@ -80,6 +98,10 @@ type routeWriter struct {
 	goneHosts    []bpf.HostKey
 	gonePrefixes []bpf.PrefixKey
 	vnis         map[uint32]bool
+}
+
+func newRouteWriter() *routeWriter {
+	return &routeWriter{hosts: map[bpf.HostKey]bpf.Route{}, prefixes: map[bpf.PrefixKey]bpf.Route{}, vnis: map[uint32]bool{}}
 }
 
 // add notes the value of a key; one that leads nowhere is removed.
@@ -99,13 +121,20 @@ func (w *routeWriter) add(k RouteKey, v bpf.Route) {
 	}
 }
 
+// write puts what is new before it removes what is gone, so that a packet that has both finds one;
+// in a full table what is gone has to make room first.
 func (w *routeWriter) write(k *bpf.Objects) error {
-	if err := errors.Join(k.Hosts.PutAll(w.hosts), k.Prefixes.PutAll(w.prefixes)); err != nil {
+	put := func() error { return errors.Join(k.Hosts.PutAll(w.hosts), k.Prefixes.PutAll(w.prefixes)) }
+	err := put()
+	if err != nil && !errors.Is(err, fault.Exhausted) {
 		return err
 	}
-	_, err1 := k.Hosts.DeleteAll(w.goneHosts)
-	_, err2 := k.Prefixes.DeleteAll(w.gonePrefixes)
-	return errors.Join(err1, err2)
+	hosts, err1 := k.Hosts.DeleteAll(w.goneHosts)
+	prefixes, err2 := k.Prefixes.DeleteAll(w.gonePrefixes)
+	if err != nil && hosts+prefixes > 0 {
+		err = put()
+	}
+	return errors.Join(err, err1, err2)
 }
 
 // SyncRoutes makes all the whole set of the VNI's routes.
@@ -116,19 +145,22 @@ func (m *Manager) SyncRoutes(ctx context.Context, vni uint32, all []Route) error
 			return fmt.Errorf("sync routes: %w", err)
 		}
 		if r.Key.VNI != vni {
-			return fmt.Errorf("sync routes of VNI %d: route %s is of VNI %d", vni, r.Key.Prefix, r.Key.VNI)
+			return fmt.Errorf("sync routes of VNI %d: %w: route %s is of VNI %d", vni, fault.Invalid, r.Key.Prefix, r.Key.VNI)
 		}
 		want[r.Key] = true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	changes := all
-	for k, v := range m.allRoutes() {
+	changes := slices.Clone(all)
+	err := m.walkRoutes(func(k RouteKey, v bpf.Route) {
 		if k.VNI == vni && v.Count > 0 && !want[k] {
-			changes = append(changes[:len(changes):len(changes)], Route{Key: k})
+			changes = append(changes, Route{Key: k})
 		}
+	})
+	if err == nil {
+		err = m.applyRoutes(changes)
 	}
-	if err := m.applyRoutes(changes); err != nil {
+	if err != nil {
 		return fmt.Errorf("sync routes of VNI %d: %w", vni, err)
 	}
 	return nil
@@ -148,69 +180,66 @@ func (m *Manager) setLocal(k RouteKey, ifindex int) error {
 		return err
 	}
 	v.LocalIfindex = uint32(ifindex)
+	w := newRouteWriter()
+	w.add(k, v)
+	if err := w.write(m.kernel); err != nil {
+		return err
+	}
 	if ifindex == 0 {
 		delete(m.locals, k)
 	} else {
 		m.locals[k] = ifindex
 	}
-	w := routeWriter{hosts: map[bpf.HostKey]bpf.Route{}, prefixes: map[bpf.PrefixKey]bpf.Route{}, vnis: map[uint32]bool{}}
-	w.add(k, v)
-	return w.write(m.kernel)
+	return nil
 }
 
 // exactPrefix reads the entry of exactly this prefix: a look-up in a trie returns the longest
-// match, which may be another one.
-func (m *Manager) exactPrefix(want bpf.PrefixKey) (bpf.Route, error) {
-	for keys, values := range m.kernel.Prefixes.All() {
-		for i, k := range keys {
-			if k == want {
-				return values[i], nil
-			}
-		}
+// match, which may be another one. Only where there is one must all be looked at.
+func (m *Manager) exactPrefix(want bpf.PrefixKey) (found bpf.Route, err error) {
+	if _, ok, err := m.kernel.Prefixes.Get(want); err != nil || !ok {
+		return found, err
 	}
-	return bpf.Route{}, nil
+	err = m.kernel.Prefixes.Walk(func(keys []bpf.PrefixKey, values []bpf.Route) error {
+		if i := slices.Index(keys, want); i >= 0 {
+			found = values[i]
+		}
+		return nil
+	})
+	return found, err
 }
 
-// allRoutes walks the routes in the kernel.
-func (m *Manager) allRoutes() func(yield func(RouteKey, bpf.Route) bool) {
-	return func(yield func(RouteKey, bpf.Route) bool) {
-		for keys, values := range m.kernel.Hosts.All() {
-			for i, k := range keys {
-				if !yield(hostRouteKey(k), values[i]) {
-					return
-				}
-			}
+// walkRoutes visits the routes in the kernel. After an error some were not seen.
+func (m *Manager) walkRoutes(visit func(RouteKey, bpf.Route)) error {
+	err := m.kernel.Hosts.Walk(func(keys []bpf.HostKey, values []bpf.Route) error {
+		for i, k := range keys {
+			visit(hostRouteKey(k), values[i])
 		}
-		for keys, values := range m.kernel.Prefixes.All() {
-			for i, k := range keys {
-				if !yield(prefixRouteKey(k), values[i]) {
-					return
-				}
-			}
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
+	return m.kernel.Prefixes.Walk(func(keys []bpf.PrefixKey, values []bpf.Route) error {
+		for i, k := range keys {
+			visit(prefixRouteKey(k), values[i])
+		}
+		return nil
+	})
 }
 
 // adoptRoutes learns what of the routes is kept outside of their own entries.
-func (m *Manager) adoptRoutes() {
-	for k, v := range m.allRoutes() {
+func (m *Manager) adoptRoutes() error {
+	groups, locals := map[RouteKey]uint32{}, map[RouteKey]int{}
+	err := m.walkRoutes(func(k RouteKey, v bpf.Route) {
 		if v.Count > 1 {
-			m.groups[k] = v.Group
+			groups[k] = v.Group
 		}
 		if v.LocalIfindex != 0 {
-			m.locals[k] = int(v.LocalIfindex)
+			locals[k] = int(v.LocalIfindex)
 		}
+	})
+	if err == nil {
+		m.groups, m.locals = groups, locals
 	}
-}
-
-// pruneLocals removes ownership by devices that are no port's.
-func (m *Manager) pruneLocals(ports map[uint32]bool) error {
-	for k, ifindex := range m.locals {
-		if !ports[uint32(ifindex)] {
-			if err := m.setLocal(k, 0); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return err
 }

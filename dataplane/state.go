@@ -8,6 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ingot/runtime/fault"
 )
 
 // A record is what survives of a port on disk: enough to build it again without anybody.
@@ -17,10 +21,37 @@ type record struct {
 	Spec   PortSpec
 }
 
-const recordSuffix = ".json"
+const (
+	recordSuffix = ".json"
+	unfinished   = ".new-"
+)
 
-// records is the directory of port files.
-type records struct{ dir string }
+// records is the directory of port files. It belongs to one process at a time.
+type records struct {
+	dir  string
+	lock *os.File // the directory, locked; the kernel lets go of it with the process
+}
+
+// open makes the directory and takes hold of it. A second holder is refused with fault.Exists.
+func (r *records) open() (err error) {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	if r.lock, err = os.Open(r.dir); err != nil {
+		return fmt.Errorf("open state directory: %w", err)
+	}
+	if err := unix.Flock(int(r.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("%w: another process holds the dataplane in %s: %w", fault.Exists, r.dir, err)
+	}
+	return nil
+}
+
+func (r *records) close() error {
+	if r.lock == nil {
+		return nil
+	}
+	return r.lock.Close()
+}
 
 func (r records) path(id string) string {
 	return filepath.Join(r.dir, url.PathEscape(id)+recordSuffix)
@@ -28,15 +59,17 @@ func (r records) path(id string) string {
 
 // load reads all records; a file that does not parse is an error that names it.
 func (r records) load() ([]record, error) {
-	if err := os.MkdirAll(r.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
-	}
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("read state directory: %w", err)
 	}
 	var all []record
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), unfinished) { // a process died writing it
+			if err := os.Remove(filepath.Join(r.dir, e.Name())); err != nil {
+				return nil, fmt.Errorf("remove unfinished port file: %w", err)
+			}
+		}
 		if !strings.HasSuffix(e.Name(), recordSuffix) {
 			continue
 		}
@@ -59,7 +92,7 @@ func (r records) save(rec record) error {
 	if err != nil {
 		return fmt.Errorf("encode port %s: %w", rec.Spec.ID, err)
 	}
-	f, err := os.CreateTemp(r.dir, ".new-*") // mode 0600
+	f, err := os.CreateTemp(r.dir, unfinished+"*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("write port file: %w", err)
 	}

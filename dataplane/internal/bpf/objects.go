@@ -71,8 +71,12 @@ type Objects struct {
 	Vectors      Table[VectorKey, uint64]
 	Serials      Table[uint32, Serials]
 
+	// Private is set when the bpffs was mounted where only this process and its children see it.
+	Private bool
+
 	dir        string
 	maps       map[string]*ebpf.Map
+	pins       map[string]bool // names of the pins of maps
 	fromPort   *ebpf.Program
 	fromFabric *ebpf.Program
 	fromWire   *ebpf.Program
@@ -81,13 +85,14 @@ type Objects struct {
 // Open mounts a bpffs at dir unless there is one, adopts or creates the maps, and loads the
 // programs with conf. Nothing is attached yet; what an earlier process attached goes on.
 func Open(dir string, conf Conf, sizes Sizes) (*Objects, error) {
-	if err := mount(dir); err != nil {
+	mounted, err := mount(dir)
+	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "links"), 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of links: %w", err)
 	}
-	o := &Objects{dir: dir, maps: map[string]*ebpf.Map{}}
+	o := &Objects{dir: dir, maps: map[string]*ebpf.Map{}, pins: map[string]bool{}, Private: mounted && ownMounts()}
 	if err := o.load(conf, sizes); err != nil {
 		o.Close()
 		return nil, explain(err)
@@ -173,7 +178,8 @@ func (o *Objects) openMap(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	if m := o.maps[name]; m != nil {
 		return m, nil
 	}
-	path := filepath.Join(o.dir, name+"-"+schema(spec))
+	pin := name + "-" + schema(spec)
+	path := filepath.Join(o.dir, pin)
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	switch {
 	case err == nil:
@@ -193,9 +199,12 @@ func (o *Objects) openMap(name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	default:
 		return nil, fmt.Errorf("open pinned map %s: %w", path, err)
 	}
-	o.maps[name] = m
+	o.maps[name], o.pins[pin] = m, true
 	return m, nil
 }
+
+// schemaLength is that of a schema in bytes.
+const schemaLength = 8
 
 // schema is short and changes with anything that makes a map another one.
 func schema(spec *ebpf.MapSpec) string {
@@ -226,19 +235,47 @@ func describe(w io.Writer, t btf.Type) {
 	}
 }
 
-func mount(dir string) error {
+// mount makes dir a bpffs, and tells whether it was none.
+func mount(dir string) (bool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make directory for pins: %w", err)
+		return false, fmt.Errorf("make directory for pins: %w", err)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("look at %s: %w", dir, err)
+		return false, fmt.Errorf("look at %s: %w", dir, err)
 	}
 	if fs.Type == unix.BPF_FS_MAGIC {
-		return nil
+		return false, nil
 	}
 	if err := unix.Mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount bpffs at %s (needs CAP_SYS_ADMIN; or mount it beforehand): %w", dir, err)
+		return false, fmt.Errorf("mount bpffs at %s (needs CAP_SYS_ADMIN; or mount it beforehand): %w", dir, err)
+	}
+	return true, nil
+}
+
+// ownMounts tells whether the calling thread has a mount namespace that process 1 does not share,
+// as `ip netns exec` gives.
+func ownMounts() bool {
+	own, err1 := os.Readlink("/proc/thread-self/ns/mnt")
+	first, err2 := os.Readlink("/proc/1/ns/mnt")
+	return err1 == nil && err2 == nil && own != first
+}
+
+// UnpinOthers removes the maps that other versions of the programs, or other sizes, pinned. Nothing of them is
+// carried over: ports are written anew from their records, routes come back from the routing daemon.
+func (o *Objects) UnpinOthers() error {
+	entries, err := os.ReadDir(o.dir)
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		name, hash, ok := strings.Cut(e.Name(), "-")
+		if !ok || len(hash) != schemaLength || o.maps[name] == nil || o.pins[e.Name()] {
+			continue // current, or not a map of ours: the kernel puts files here too
+		}
+		if err := os.Remove(filepath.Join(o.dir, e.Name())); err != nil {
+			return fmt.Errorf("unpin map: %w", err)
+		}
 	}
 	return nil
 }

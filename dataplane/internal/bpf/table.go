@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 
@@ -75,29 +74,43 @@ func (t Table[K, V]) DeleteAll(keys []K) (int, error) {
 	return n, nil
 }
 
-// All walks the entries in batches. One that changes while it walks may be seen or not. An error
-// ends the walk.
-func (t Table[K, V]) All() iter.Seq2[[]K, []V] {
-	return func(yield func([]K, []V) bool) {
-		var cursor ebpf.MapBatchCursor
-		size := min(batchSize, int(t.m.MaxEntries()))
-		for {
-			keys, values := make([]K, size), make([]V, size)
-			n, err := t.m.BatchLookup(&cursor, keys, values, nil)
-			if n > 0 && !yield(keys[:n], values[:n]) {
-				return
-			}
-			switch {
-			case err == nil:
-			case errors.Is(err, ebpf.ErrKeyNotExist):
-				return
-			case errors.Is(err, unix.ENOSPC): // a bucket larger than the batch
-				size *= 2
-			default:
-				return
+// Walk visits all entries in batches. One that changes meanwhile may be seen or not. It ends at the
+// first error, its own or of visit: then some entries were not seen, and nothing follows from that.
+func (t Table[K, V]) Walk(visit func([]K, []V) error) error {
+	var cursor ebpf.MapBatchCursor
+	size := min(batchSize, int(t.m.MaxEntries()))
+	for {
+		keys, values := make([]K, size), make([]V, size)
+		n, err := t.m.BatchLookup(&cursor, keys, values, nil)
+		if n > 0 {
+			if err := visit(keys[:n], values[:n]); err != nil {
+				return err
 			}
 		}
+		switch {
+		case err == nil:
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return nil
+		case errors.Is(err, unix.ENOSPC): // a bucket larger than the batch
+			size *= 2
+		default:
+			return t.wrap("walk", err)
+		}
 	}
+}
+
+// Select returns the keys of the entries that match.
+func (t Table[K, V]) Select(match func(K, V) bool) ([]K, error) {
+	var found []K
+	err := t.Walk(func(keys []K, values []V) error {
+		for i, k := range keys {
+			if match(k, values[i]) {
+				found = append(found, k)
+			}
+		}
+		return nil
+	})
+	return found, err
 }
 
 func (t Table[K, V]) wrap(verb string, err error) error {
