@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ingot/dataplane"
@@ -28,6 +30,8 @@ var (
 		"1 while the control plane is connected.", nil, nil)
 	reportsPending = prometheus.NewDesc("ingot_reports_pending",
 		"Reports that the control plane has not acknowledged.", nil, nil)
+	orphans = prometheus.NewDesc("ingot_machines_orphaned",
+		"Machines that run here although the control plane no longer knows them.", nil, nil)
 	libvirtUp = prometheus.NewDesc("ingot_libvirt_connected",
 		"1 while libvirt is connected.", nil, nil)
 	queueDepth = prometheus.NewDesc("ingot_controller_queue_depth",
@@ -39,7 +43,7 @@ var (
 // Describe implements prometheus.Collector.
 func (metrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{portPackets, portBytes, portDrops, bgpSession, bgpRoutes, bgpFlaps,
-		bgpAnnounced, controlUp, reportsPending, libvirtUp, queueDepth, reconcileErrors} {
+		bgpAnnounced, controlUp, reportsPending, orphans, libvirtUp, queueDepth, reconcileErrors} {
 		out <- d
 	}
 }
@@ -82,6 +86,11 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	status := m.a.view.Status()
 	gauge(controlUp, truth(status.Connected))
 	gauge(reportsPending, float64(status.Pending))
+	if n, err := m.a.view.Orphans(context.Background()); err == nil {
+		gauge(orphans, float64(n))
+	} else {
+		out <- prometheus.NewInvalidMetric(orphans, err)
+	}
 	for _, c := range m.a.engine.Status() {
 		gauge(queueDepth, float64(c.Waiting), c.Name)
 		counter(reconcileErrors, c.Errors, c.Name)

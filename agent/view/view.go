@@ -104,6 +104,18 @@ func (c *Client) Status() Status {
 	return s
 }
 
+// Orphans counts the machines that the control plane no longer lists and that were left running.
+func (c *Client) Orphans(ctx context.Context) (int, error) {
+	page, err := c.cfg.Store.List(ctx, store.Query{Kind: api.HostMachine})
+	n := 0
+	for _, r := range page.Items {
+		if r.Annotations[OrphanAnnotation] != "" {
+			n++
+		}
+	}
+	return n, err
+}
+
 const (
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 5 * time.Second

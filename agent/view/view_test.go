@@ -177,6 +177,9 @@ func TestViewThatForgetsAMachineDoesNotEndIt(t *testing.T) {
 	if diff := cmp.Diff("HostMachine/p/a orphan", w.dump(t)); diff != "" {
 		t.Errorf("copy (-want +got):\n%s", diff)
 	}
+	if n, err := w.Orphans(t.Context()); n != 1 || err != nil {
+		t.Errorf("counts %d orphans, %v", n, err)
+	}
 	w.send(t, s, &v1alpha1.HostView{Revision: 2, Epoch: "other", Upserts: []*v1alpha1.Object{hostMachine(t, "a")}})
 	if diff := cmp.Diff("HostMachine/p/a", w.dump(t)); diff != "" {
 		t.Errorf("a machine that is listed again is no orphan (-want +got):\n%s", diff)
