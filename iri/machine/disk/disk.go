@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ingot/runtime/durable"
 	"ingot/runtime/fault"
 )
 
@@ -43,7 +44,11 @@ func Create(ctx context.Context, path, source string, size int64, owner Owner) e
 	if err := fill(ctx, out, source, size, owner); err != nil {
 		return errors.Join(fmt.Errorf("write disk %s: %w", filepath.Base(path), classify(err)), os.Remove(tmp))
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	err = os.Rename(tmp, path)
+	if err == nil { // a disk that was once reported complete must be there after a power cut
+		err = durable.SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
 		return fmt.Errorf("publish disk: %w", err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -389,6 +390,9 @@ func TestQcow2IsUnpackedAndNamesNoOtherFile(t *testing.T) {
 	external := append([]byte{}, plain...)
 	binary.BigEndian.PutUint64(external[qcow2FeaturesOffset:], qcow2ExternalData)
 	add("external", external)
+	huge := slices.Clone(plain)
+	binary.BigEndian.PutUint32(huge[qcow2L1Offset:], 1<<31)
+	add("huge", huge)
 	add("broken", []byte(qcow2Magic+strings.Repeat("\x00", 200)))
 	layout := c.layout(t)
 	cache := open(t, Config{LayoutDirs: []string{layout}})
@@ -401,7 +405,7 @@ func TestQcow2IsUnpackedAndNamesNoOtherFile(t *testing.T) {
 			t.Errorf("%s: %v, %d bytes", tag, err, len(got))
 		}
 	}
-	for _, tag := range []string{"backing", "external", "broken"} {
+	for _, tag := range []string{"backing", "external", "huge", "broken"} {
 		if _, err := cache.Ensure(t.Context(), "oci-layout:"+layout+":"+tag); !errors.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v, want Invalid", tag, err)
 		}

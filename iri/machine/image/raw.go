@@ -14,15 +14,22 @@ import (
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 
 	"ingot/runtime/fault"
+	"ingot/runtime/group"
 )
 
 // Header fields of qcow2 (https://gitlab.com/qemu-project/qemu/-/blob/master/docs/interop/qcow2.rst).
 const (
 	qcow2Magic          = "QFI\xfb"
 	qcow2BackingOffset  = 8
+	qcow2ClusterOffset  = 20
+	qcow2L1Offset       = 36
 	qcow2FeaturesOffset = 72
 	qcow2ExternalData   = 1 << 2 // incompatible feature bit
 	copyBytes           = 1 << 20
+
+	// What QEMU's own limits are (block/qcow2.h): the reader allocates what the header asks for.
+	qcow2MaxClusterBits = 21
+	qcow2MaxL1Entries   = 32 << 20 / 8
 )
 
 // raw returns the disk as a raw image: the blob itself, or what a qcow2 blob unpacks to, kept
@@ -47,13 +54,26 @@ func (c *Cache) raw(blob string) (string, error) {
 	if version >= 3 && binary.BigEndian.Uint64(header[qcow2FeaturesOffset:])&qcow2ExternalData != 0 {
 		return "", fmt.Errorf("%w disk: a qcow2 image with an external data file is refused", fault.Invalid)
 	}
+	clusterBits := binary.BigEndian.Uint32(header[qcow2ClusterOffset:])
+	l1Entries := binary.BigEndian.Uint32(header[qcow2L1Offset:])
+	if clusterBits > qcow2MaxClusterBits || l1Entries > qcow2MaxL1Entries {
+		return "", fmt.Errorf("%w disk: a qcow2 image with clusters of 2^%d bytes and an index of %d entries is refused; at most 2^%d and %d",
+			fault.Invalid, clusterBits, l1Entries, qcow2MaxClusterBits, qcow2MaxL1Entries)
+	}
 	path := filepath.Join(c.rawDir(), filepath.Base(blob))
 	_, err, _ = c.fetches.Do(path, func() (any, error) {
 		now := time.Now()
 		if err := os.Chtimes(path, now, now); !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-		return nil, c.publish(path, func(out *os.File) error { return c.unpack(out, in) })
+		return nil, c.publish(path, func(out *os.File) error {
+			err := group.Call(func() error { return c.unpack(out, in) })
+			var p *group.Panic
+			if errors.As(err, &p) { // of the reader, on what a tenant made
+				return fmt.Errorf("%w disk: %w", fault.Invalid, err)
+			}
+			return err
+		})
 	})
 	if err != nil {
 		return "", fmt.Errorf("unpack qcow2 disk: %w", err)
