@@ -18,8 +18,9 @@ const (
 	smokeRounds = 9
 	smokeRound  = 200 * time.Millisecond
 	attempts    = 3
-	// noise is how much dearer a path may seem than it is.
-	noise = 1.1
+	// tapLimit: through veth uplinks a stream between taps costs 1.02 to 1.09 of the bridge's, as a
+	// veth copies every frame for XDP. Cut once more in front of the tap it costs 1.3.
+	tapLimit = 1.2
 )
 
 // comparison measures two networks, ours first.
@@ -54,11 +55,11 @@ func (compare comparison) costsAtMost(t *testing.T, limit float64, ours, baselin
 }
 
 func TestTCPCostsNoMoreThanABridgeWithVXLAN(t *testing.T) {
-	comparison(streams).costsAtMost(t, noise, ingot(dataplane.ReceiveAuto), bridge)
+	comparison(streams).costsAtMost(t, 1, ingot(dataplane.ReceiveAuto), bridge)
 }
 
-func TestTCPBetweenTapsCostsNoMoreThanABridgeWithVXLAN(t *testing.T) {
-	comparison(tapStreams).costsAtMost(t, 1.1*noise, ingot(dataplane.ReceiveXDP), bridge)
+func TestTCPBetweenTapsCostsAsMuchAsABridgeWithVXLAN(t *testing.T) {
+	comparison(tapStreams).costsAtMost(t, tapLimit, ingot(dataplane.ReceiveXDP), bridge)
 }
 
 func TestSmallPacketsCostHalfOfABridgeWithVXLAN(t *testing.T) {
