@@ -241,3 +241,21 @@ func TestSlotsOfPortsWithoutRecordAreNotReused(t *testing.T) {
 		t.Errorf("slots %v, want two: that of %s and that of the lost one; %v", slots, b.ID, err)
 	}
 }
+
+// One tenant's prefix with many origins must not hold up the routes of others in the same batch.
+func TestMoreNextHopsThanFitAreNoError(t *testing.T) {
+	w := newWorkbench(t)
+	var many []byte
+	for n := byte(1); n <= 20; n++ {
+		many = append(many, n)
+	}
+	anycast := RouteKey{7, netip.MustParsePrefix("10.9.0.1/32")}
+	w.routes(Route{Key: anycast, NextHops: hops(many...)}, Route{Key: RouteKey{8, netip.MustParsePrefix("10.9.0.2/32")}, NextHops: hops(1)})
+	v, ok, err := w.manager.kernel.Hosts.Get(entryOf(anycast).host)
+	if err != nil || !ok || v.Count != bpf.MaxNexthops {
+		t.Errorf("route %+v, %t, %v; want %d next hops", v, ok, err, bpf.MaxNexthops)
+	}
+	if got := w.facts(); !strings.Contains(got, "remote 10.9.0.2/32") {
+		t.Errorf("facts:\n%s", got)
+	}
+}

@@ -151,9 +151,6 @@ func (r Route) Validate() error {
 	if p := r.Key.Prefix; !p.IsValid() || p.Addr().Is4In6() || p.Masked() != p {
 		faults = append(faults, fmt.Errorf("prefix %s: want one without host bits", p))
 	}
-	if len(r.NextHops) > bpf.MaxNexthops {
-		faults = append(faults, fmt.Errorf("%d next hops: want at most %d", len(r.NextHops), bpf.MaxNexthops))
-	}
 	for _, n := range r.NextHops {
 		if !n.Address.Is6() || n.Address.Is4In6() || n.Encap != IPIP6 {
 			faults = append(faults, fmt.Errorf("next hop %s: want an IPv6 address with ipip6", n.Address))
@@ -193,11 +190,13 @@ func spread(hops []NextHop) bpf.Multipath {
 	return m
 }
 
-// distinct drops repeated next hops; the last weight counts.
+// distinct drops repeated next hops; the last weight counts. It takes as many as a multipath holds,
+// those of the lowest addresses: how many there are is up to tenants, and no reason to refuse a batch.
 func distinct(hops []NextHop) []NextHop {
 	by := map[netip.Addr]NextHop{}
 	for _, h := range hops {
 		by[h.Address] = h
 	}
-	return slices.SortedFunc(maps.Values(by), func(a, b NextHop) int { return a.Address.Compare(b.Address) })
+	all := slices.SortedFunc(maps.Values(by), func(a, b NextHop) int { return a.Address.Compare(b.Address) })
+	return all[:min(len(all), bpf.MaxNexthops)]
 }

@@ -80,7 +80,7 @@ type RouteKey struct {
 	Prefix netip.Prefix
 }
 
-// A Route sends what matches Key to one of NextHops.
+// A Route sends what matches Key to one of NextHops; of more than 16 the lowest addresses are used.
 type Route struct {
 	Key      RouteKey
 	NextHops []NextHop
