@@ -26,10 +26,19 @@ func (c *check) immutable(path string) {
 	}
 }
 
-// secret turns text into bytes.
+// secret turns text into bytes. Empty data keeps what is stored: lists show secrets so, and writing
+// back what a list showed must not wipe them.
 func (c *check) secret(spec *v1alpha1.SecretSpec) {
 	if spec.Data == nil {
 		spec.Data = map[string][]byte{}
+	}
+	if c.old != nil {
+		stored := c.old.Spec.(*v1alpha1.SecretSpec).Data
+		for key, value := range spec.Data {
+			if len(value) == 0 && stored[key] != nil {
+				spec.Data[key] = slices.Clone(stored[key])
+			}
+		}
 	}
 	for key, text := range spec.StringData {
 		spec.Data[key] = []byte(text)

@@ -297,6 +297,16 @@ func TestSecretsComeWithTheirDataFromGetOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	diff(t, "get", map[string]string{"user": "root", "pass": "secret"}, data(o))
+
+	// What a list showed, applied again, keeps the bytes; text makes them empty.
+	if _, err := c.Apply(t.Context(), &v1alpha1.ApplyRequest{Object: list.Items[0]}); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, c, manifest("core", "Secret", "s", "stringData: {user: ''}\ndata: {pass: ''}"))
+	if o, err = c.Get(t.Context(), &v1alpha1.GetRequest{Kind: "Secret", Namespace: "shop", Name: "s"}); err != nil {
+		t.Fatal(err)
+	}
+	diff(t, "what a list showed", map[string]string{"user": "", "pass": "secret"}, data(o))
 }
 
 func TestStatusJoinsWhatControllersAndHostsSay(t *testing.T) {

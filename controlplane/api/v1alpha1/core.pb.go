@@ -117,7 +117,9 @@ func (x *ProjectStatus) GetConditions() []*Condition {
 // stand beside metadata, as users of Kubernetes know it: data (base64) and stringData (text).
 type SecretSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Data  map[string][]byte      `protobuf:"bytes,1,rep,name=data,proto3" json:"data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Bytes by key. An empty value, which is what lists show, keeps the stored one; stringData can
+	// make it empty.
+	Data map[string][]byte `protobuf:"bytes,1,rep,name=data,proto3" json:"data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Text form of data, merged over it when applied.
 	StringData map[string]string `protobuf:"bytes,2,rep,name=string_data,json=stringData,proto3" json:"string_data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Free text for users.
