@@ -59,14 +59,14 @@ func (s *story) leave(out io.Writer) error {
 	fmt.Fprintf(out, `
 Everything is left running. To look around:
 
-  alias ingot='%s %s/ingot --context %s -n %s'
+  alias ingot='nsenter -t %d -m -u -n -p --wd="$PWD" %s/ingot --context %s -n %s'
   ingot get machines -o wide
   ingot describe machine left
   ingot get networkinterfaces,prefixes,networkpolicies
   ingot events
 
   %s vtysh -c 'show bgp l2vpn evpn'
-`, enter(pids[0]), bin, s.cloud.AdminContext(), project, enter(pids[0]))
+`, pids[0], bin, s.cloud.AdminContext(), project, enter(pids[0]))
 	for i, host := range s.cloud.Hosts {
 		fmt.Fprintf(out, "  %s bash   # a shell on %s\n", enter(pids[i+1]), host.Name)
 	}
