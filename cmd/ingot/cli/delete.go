@@ -108,8 +108,12 @@ func (s *session) delete(ctx context.Context, requests []*v1alpha1.DeleteRequest
 		return err
 	}
 	var errs []error
-	for _, req := range requests {
+	for i, req := range requests {
 		name := nameOf(&v1alpha1.Object{Kind: req.Kind, Metadata: &v1alpha1.ObjectMeta{Name: req.Name}})
+		if ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("interrupted: not deleted are %s, and %d more", name, len(requests)-i-1))
+			break
+		}
 		o, err := conn.Delete(ctx, req)
 		if ignoreMissing && errors.Is(err, fault.NotFound) {
 			continue

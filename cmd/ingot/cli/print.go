@@ -206,7 +206,10 @@ func waitsFor(tree map[string]any) string {
 	for _, c := range conditions {
 		c, _ := c.(map[string]any)
 		if c["status"] == "False" {
-			return fmt.Sprintf("%v", c["message"])
+			if text, _ := c["message"].(string); text != "" {
+				return text
+			}
+			return fmt.Sprint(c["reason"])
 		}
 	}
 	return "-"

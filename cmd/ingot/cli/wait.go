@@ -113,6 +113,9 @@ func (s *session) wait(ctx context.Context, info api.Info, name, what string, ho
 		if timedOut(ctx, err) {
 			return fmt.Errorf("%s: %w waiting for %s; %s", label, errTimeout, what, lastSeen(last))
 		}
+		if ctx.Err() != nil {
+			err = fmt.Errorf("interrupted; %s", lastSeen(last))
+		}
 		return objectError{label, err}
 	}
 	fmt.Fprintf(s.out, "%s: %s\n", label, what)
@@ -169,12 +172,21 @@ func follow(ctx context.Context, conn *client.Client, req *v1alpha1.WatchRequest
 
 // waitGone waits until the object with uid is gone; a new one of its name does not count.
 func (s *session) waitGone(ctx context.Context, conn *client.Client, req *v1alpha1.DeleteRequest, uid string, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
+	limited, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
-	last, err := follow(ctx, conn, &v1alpha1.WatchRequest{Kind: req.Kind, Namespace: req.Namespace, Name: req.Name},
+	last, err := follow(limited, conn, &v1alpha1.WatchRequest{Kind: req.Kind, Namespace: req.Namespace, Name: req.Name},
 		func(tree map[string]any) bool { return tree == nil || at("metadata.uid")(tree) != uid })
-	if err != nil && timedOut(ctx, err) {
-		return fmt.Errorf("%w waiting for its deletion; held by %s", errTimeout, at("metadata.finalizers")(last))
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return errors.New("interrupted; it is still being deleted")
+	case !timedOut(limited, err):
+		return err
 	}
-	return err
+	held := waitsFor(last)
+	if held == "-" {
+		held = "held by " + at("metadata.finalizers")(last)
+	}
+	return fmt.Errorf("%w waiting for its deletion: %s", errTimeout, held)
 }
