@@ -97,7 +97,7 @@ type real struct {
 
 func newReal(t *testing.T) *real {
 	need.Root(t)
-	needEmulatorUser(t)
+	need.User(t, "libvirt-qemu")
 	need.Commands(t, "libvirtd", "virsh", "qemu-system-x86_64", "mke2fs")
 	cache, err := lab.CacheDir()
 	if err != nil {

@@ -6,6 +6,7 @@ package need
 import (
 	"os"
 	"os/exec"
+	"os/user"
 	"strings"
 	"testing"
 )
@@ -29,5 +30,13 @@ func Commands(t testing.TB, names ...string) {
 	}
 	if len(missing) > 0 {
 		t.Skipf("missing programs: %s (run `make setup`)", strings.Join(missing, ", "))
+	}
+}
+
+// User skips t unless the user exists.
+func User(t testing.TB, name string) {
+	t.Helper()
+	if _, err := user.Lookup(name); err != nil {
+		t.Skipf("missing: %v (run `make setup`)", err)
 	}
 }
