@@ -68,7 +68,7 @@ func TestHostHasItsOwnNameAndDirectories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "host-1 /run: /var/lib/ingot: lo uplink"; strings.Join(strings.Fields(string(out)), " ") != want {
+	if want := "host-1 /run: lock /var/lib/ingot: lo uplink"; strings.Join(strings.Fields(string(out)), " ") != want {
 		t.Errorf("host shows %q, want %q", out, want)
 	}
 	if _, err := os.Stat(f.Hosts[0].Path("/var/lib/ingot/mark")); err != nil {

@@ -70,6 +70,10 @@ func mountPrivate(pairs []string) error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
+	// Debian's /var/lock leads here; libvirtd locks a console in it before it hands it out.
+	if err := os.Mkdir("/run/lock", 0o755); err != nil {
+		return err
+	}
 	for _, pair := range pairs {
 		source, target, ok := strings.Cut(pair, ":")
 		if !ok {
