@@ -357,7 +357,9 @@ func TestPoolStatusShowsPresenceAndWhatIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &v1alpha1.MachinePoolStatus{State: "Offline", Capacity: map[string]string{"cpu": "8", "memory": "16Gi", "gpu": "1"},
-		Allocatable: map[string]string{"cpu": "2", "memory": "14Gi", "gpu": "0"}}
+		Allocatable: map[string]string{"cpu": "2", "memory": "14Gi", "gpu": "0"},
+		Conditions: []*v1alpha1.Condition{{Type: "Ready", Status: "Unknown", Reason: "HostAway",
+			Message: "nothing is heard of the host's agent; its machines may well run"}}}
 	if d := cmp.Diff(want, status, protocmp.Transform()); d != "" {
 		t.Errorf("status (-want +got):\n%s", d)
 	}

@@ -138,8 +138,11 @@ func poolStatus(p parts) *v1alpha1.MachinePoolStatus {
 	if host := part[*v1alpha1.MachinePoolStatus](p, api.MachinePoolStatus); host != nil {
 		status = proto.CloneOf(host)
 	}
-	if part[*v1alpha1.MachinePoolPresenceSpec](p, api.MachinePoolPresence).GetState() == "Offline" {
+	if presence := part[*v1alpha1.MachinePoolPresenceSpec](p, api.MachinePoolPresence); presence.GetState() == "Offline" {
 		status.State = "Offline"
+		// What the host said of itself last is not known to hold any more.
+		status.Conditions = []*v1alpha1.Condition{{Type: "Ready", Status: "Unknown", Reason: "HostAway",
+			Message: "nothing is heard of the host's agent; its machines may well run", LastTransitionTime: presence.GetSince()}}
 	}
 	if usage := part[*v1alpha1.MachinePoolUsageSpec](p, api.MachinePoolUsage); usage != nil && len(status.Capacity) > 0 {
 		status.Allocatable = subtract(status.Capacity, usage.Used)

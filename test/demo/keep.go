@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +47,10 @@ func (s *story) hold() error {
 }
 
 // leave lets everything run on and tells how to look around and how to end it.
-func (s *story) leave(out io.Writer) error {
+func (s *story) leave(ctx context.Context, out io.Writer) error {
+	if _, err := s.cloud.Ingot(ctx, "context", "set-project", project); err != nil {
+		return err
+	}
 	if err := s.cloud.Fabric.Detach(); err != nil {
 		return err
 	}
@@ -59,14 +63,14 @@ func (s *story) leave(out io.Writer) error {
 	fmt.Fprintf(out, `
 Everything is left running. To look around:
 
-  alias ingot='nsenter -t %d -m -u -n -p --wd="$PWD" %s/ingot --context %s -n %s'
+  alias ingot='nsenter -t %d -m -u -n -p --wd="$PWD" %s/ingot --context %s'
   ingot get machines -o wide
   ingot describe machine left
   ingot get networkinterfaces,prefixes,networkpolicies
   ingot events
 
   %s vtysh -c 'show bgp l2vpn evpn'
-`, pids[0], bin, s.cloud.AdminContext(), project, enter(pids[0]))
+`, pids[0], bin, s.cloud.AdminContext(), enter(pids[0]))
 	for i, host := range s.cloud.Hosts {
 		fmt.Fprintf(out, "  %s bash   # a shell on %s\n", enter(pids[i+1]), host.Name)
 	}

@@ -59,7 +59,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	s := &story{progress: newProgress(out), cfg: cfg, left: machine{name: "left"}, right: machine{name: "right"}}
 	err = s.tell(ctx)
 	if err == nil && cfg.keep {
-		return s.leave(out)
+		return s.leave(ctx, out)
 	}
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):

@@ -86,7 +86,13 @@ func nameOf(o *v1alpha1.Object) string {
 func (s *session) fillNamespaces(objects []*v1alpha1.Object) error {
 	for _, o := range objects {
 		info, ok := api.Lookup(resource.Kind(o.Kind))
-		if !ok || info.Global || o.Metadata.Namespace != "" {
+		if !ok || info.Global {
+			continue
+		}
+		if o.Metadata.Namespace != "" {
+			if s.asked && o.Metadata.Namespace != s.namespace {
+				return objectError{nameOf(o), usagef("its manifest says project %q, and -n says %q", o.Metadata.Namespace, s.namespace)}
+			}
 			continue
 		}
 		project, err := s.project(info)

@@ -14,6 +14,7 @@ import (
 
 	"ingot/controlplane/api"
 	"ingot/controlplane/api/client"
+	"ingot/runtime/version"
 )
 
 // A session is one run of the command line.
@@ -24,6 +25,7 @@ type session struct {
 
 	context   string
 	namespace string
+	asked     bool // namespace is of the command line, not of the context
 
 	client *client.Client
 }
@@ -54,6 +56,7 @@ func (s *session) root() *cobra.Command {
 		Long: "ingot talks to the control plane of an Ingot cloud.\n\n" +
 			"Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the server refuses the input, 4 not found,\n" +
 			"5 exists already or changed meanwhile, 6 not allowed, 7 server away, 8 waited in vain.",
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -75,7 +78,8 @@ func (s *session) connect() (*client.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s.namespace == "" {
+		s.asked = s.namespace != ""
+		if !s.asked {
 			s.namespace = c.Project
 		}
 		if s.client, err = client.Dial(c); err != nil {

@@ -213,7 +213,7 @@ type NetworkInterfaceSpec struct {
 	Ips []*InterfaceIP `protobuf:"bytes,3,rep,name=ips,proto3" json:"ips,omitempty"`
 	// Further prefixes that are routed to the interface.
 	Prefixes []string `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
-	// The machine that uses the interface; set by the server for machines that refer to it.
+	// The machine that an ephemeral interface was made for; set by the server.
 	MachineRef    *LocalRef `protobuf:"bytes,5,opt,name=machine_ref,json=machineRef,proto3" json:"machine_ref,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
