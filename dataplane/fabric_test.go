@@ -251,10 +251,3 @@ func (m *machine) pings(to string) {
 			m.host.counters(""), m.host.counters(m.spec.ID))
 	}
 }
-
-func (m *machine) cannotPing(to string) {
-	m.t.Helper()
-	if out, err := m.exec("ping -c 1 -W 1 %s", to); err == nil {
-		m.t.Fatalf("ping %s from %s: want no answer\n%s", to, m.spec.ID, out)
-	}
-}

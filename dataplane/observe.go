@@ -69,9 +69,6 @@ func (m *Manager) Counters() ([]PortCounters, error) {
 	return all, nil
 }
 
-// DropReasons names every reason that Counters may report.
-func DropReasons() []string { return slices.Clone(bpf.Reasons[1:]) }
-
 // Flows lists the connections of one port, in order of protocol and addresses. An unknown port
 // is an error of class fault.NotFound.
 func (m *Manager) Flows(portID string) ([]Flow, error) {
