@@ -53,6 +53,7 @@ type Agent struct {
 	// The rest is nil for a standalone agent.
 	store      store.Store
 	engine     *controller.Engine
+	poollet    *poollet.Poollet
 	view       *view.Client
 	control    *client.Client
 	identity   *client.Context
@@ -188,7 +189,8 @@ func (a *Agent) openMachines(ctx context.Context) error {
 
 func (a *Agent) openControllers() error {
 	a.engine = controller.New(a.store, a.log, controller.Config{BackoffMost: 10 * time.Second})
-	return a.engine.Add(controllers(a.poollet(), a.network, a.machines.SetClasses)...)
+	a.poollet = poollet.New(iri.NewMachineRuntimeClient(a.irictl), a.view, a.log)
+	return a.engine.Add(controllers(a.poollet, a.network, a.machines.SetClasses)...)
 }
 
 // machineChanged has the poollet report a machine at once.
@@ -196,10 +198,6 @@ func (a *Agent) machineChanged(labels map[string]string) {
 	if a.engine != nil {
 		a.engine.Wake(view.Finalizer, poollet.Key(labels))
 	}
-}
-
-func (a *Agent) poollet() *poollet.Poollet {
-	return poollet.New(iri.NewMachineRuntimeClient(a.irictl), a.view, a.log)
 }
 
 // Run does everything until ctx ends. Machines and their packets go on.
@@ -218,10 +216,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go("settle", a.settle)
 	g.Go("http", a.serveHTTP)
 	if a.view != nil {
-		p := a.poollet()
 		g.Go("controllers", a.engine.Run)
 		g.Go("view", a.view.Run)
-		g.Go("events", p.RunEvents)
+		g.Go("events", a.poollet.RunEvents)
 		g.Go("pool", a.reportPool)
 		g.Go("certificate", a.renewCertificate)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
@@ -234,18 +235,11 @@ func (c Config) routing() (routing.Config, error) {
 			if err != nil {
 				return out, fmt.Errorf("read key of reflector %s: %w", r.Address, err)
 			}
-			reflector.Password = string(trimNewline(key))
+			reflector.Password = strings.TrimRight(string(key), "\r\n")
 		}
 		out.Reflectors = append(out.Reflectors, reflector)
 	}
 	return out, nil
-}
-
-func trimNewline(b []byte) []byte {
-	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r') {
-		b = b[:len(b)-1]
-	}
-	return b
 }
 
 func (c Config) machine() machine.Config {

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -157,11 +155,7 @@ func (a *Agent) renewCertificate(ctx context.Context) error {
 }
 
 func renewalDue(identity *client.Context) (time.Time, error) {
-	block, _ := pem.Decode([]byte(identity.Certificate))
-	if block == nil {
-		return time.Time{}, fmt.Errorf("read own certificate: no PEM: %w", fault.Invalid)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	cert, err := pki.ParseCertificate([]byte(identity.Certificate))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read own certificate: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ingot/runtime/durable"
 	"ingot/runtime/fault"
 )
 
@@ -117,12 +118,7 @@ func (r records) remove(id string) error {
 }
 
 func (r records) sync() error {
-	d, err := os.Open(r.dir)
-	if err != nil {
-		return fmt.Errorf("open state directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
+	if err := durable.SyncDir(r.dir); err != nil {
 		return fmt.Errorf("sync state directory: %w", err)
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"ingot/runtime/durable"
 )
 
 const (
@@ -76,7 +78,7 @@ func (s *store) save(r *record) error {
 	dir := filepath.Join(s.dir, r.id())
 	switch err := os.Mkdir(dir, 0o700); {
 	case err == nil:
-		if err := syncDir(s.dir); err != nil {
+		if err := durable.SyncDir(s.dir); err != nil {
 			return fmt.Errorf("save record: %w", err)
 		}
 	case !errors.Is(err, fs.ErrExist):
@@ -85,7 +87,7 @@ func (s *store) save(r *record) error {
 	if err := replace(filepath.Join(dir, recordName), data, true); err != nil {
 		return fmt.Errorf("save record: %w", err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return fmt.Errorf("save record: %w", err)
 	}
 	return nil
@@ -138,26 +140,18 @@ func (s *store) loadEvents(id string) []event {
 }
 
 // replace writes the file aside and moves it into place.
-func replace(path string, data []byte, durable bool) error {
+func replace(path string, data []byte, sync bool) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil && durable {
+	if err == nil && sync {
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
 	return os.Rename(tmp, path)
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
